@@ -1,0 +1,56 @@
+// The C interface of a kernel library of fp8bench. Both libraries export it: libfp8bench_cuda (csrc/cuda) and
+// libfp8bench_cpu (csrc/cpu). It knows no tensor library, so a build works with any PyTorch and two builds can be
+// loaded side by side in one process under different file names.
+//
+// Meaning of the numbers: fp8bench/reference.py.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Counts changes of this header. The backend files of a build check it against the one they were written for.
+#define FP8BENCH_ABI 1
+
+enum fp8bench_dtype { FP8BENCH_BF16 = 0, FP8BENCH_FP16 = 1, FP8BENCH_FP32 = 2 };
+
+enum fp8bench_status {
+  FP8BENCH_OK = 0,
+  FP8BENCH_BAD_ARGUMENT = 1,  // a value the caller must not pass
+  FP8BENCH_UNSUPPORTED = 2,   // a combination this library has no kernel for
+  FP8BENCH_LAUNCH_FAILED = 3, // the device refused; fp8bench_last_error() says why
+};
+
+// group: 0 one scale per tensor, -1 one per token, N >= 1 one per N neighbouring elements of a token.
+typedef struct {
+  const void *x;         // [tokens, hidden], row stride x_stride elements, last dimension contiguous
+  uint8_t *codes;        // [tokens, hidden], contiguous
+  float *scales;         // dynamic: written; (1,), (tokens, 1) or (tokens, groups), row- or column-major
+  const float *scale_in; // static: the given scales, laid out like `scales`; null when dynamic
+  const float *scale_ub; // upper bound of absmax, one float; null for none
+  void *workspace;       // fp8bench_workspace_bytes() bytes, 16-byte aligned; contents need no preparation
+  void *stream;          // cudaStream_t; ignored on the CPU
+  int64_t tokens;
+  int64_t hidden;
+  int64_t x_stride;
+  int64_t group;
+  int32_t dtype;        // fp8bench_dtype
+  int32_t column_major; // scales have strides (1, tokens)
+  int32_t ue8m0;        // round scales up to powers of two
+} fp8bench_args;
+
+// Enqueues the quantization on args->stream (CPU: runs it). Neither allocates nor synchronises.
+int fp8bench_quantize(const fp8bench_args *args);
+
+// Bytes of workspace that fp8bench_quantize() needs for these args (pointers are not looked at).
+int64_t fp8bench_workspace_bytes(const fp8bench_args *args);
+
+int fp8bench_abi(void);
+const char *fp8bench_commit(void);     // commit the library was built from
+const char *fp8bench_last_error(void); // of this thread, "" if none
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,85 @@
+"""Implementations of FP8 quantization, one file each: `torch`, `cuda`, `triton`, `cpu`.
+
+A backend file belongs to the commit under test: it is loaded from a build directory under a private package
+name, two builds side by side in one process. So it imports `fp8bench.spec` (by that absolute name), its
+siblings (`from ._native import ...`) and its own kernel language, and nothing else of this project. What it must offer is `Backend`, made by its function
+`create(build)`, where `build` is the directory with the kernel libraries (backends without one ignore it).
+
+To add a backend: write `backends/<name>.py` and add its name to `NAMES`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..spec import Case, Scheme
+
+INTERFACE = 1  # counts changes of `Backend`; build.json records it, and other versions are refused
+
+NAMES = ("torch", "cuda", "triton", "cpu")
+TITLES = {"torch": "Torch (Compiled)", "cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}
+REFERENCE = "torch"  # speedups are over this one
+
+
+class Backend(Protocol):
+    """One implementation, bound to the kernels of one build."""
+
+    name: str
+
+    def supports(self, case: Case, device: str) -> str | None:
+        """Why this backend cannot compute `case` on `device` ("cuda" or "cpu") here, or None."""
+        ...
+
+    def bind(
+        self,
+        scheme: Scheme,
+        x: Tensor,
+        codes: Tensor,
+        scales: Tensor,
+        scale: Tensor | None = None,
+        scale_ub: Tensor | None = None,
+    ) -> Callable[[], tuple[Tensor, Tensor]]:
+        """Prepare one quantization and return the call that performs it.
+
+        x: (tokens, hidden), last dimension contiguous, tokens >= 1. codes: (tokens, hidden) float8_e4m3fn.
+        scales: float32 with the scheme's shape and strides. scale: given scales of a static scheme.
+        The call enqueues the work on the current stream and nothing else: no allocation, no synchronisation,
+        no check. It returns where the result lies: `codes` and `scales` themselves, or (torch) tensors of its
+        own. Everything slow (compilation, workspaces, pointers) happens in `bind`.
+        """
+        ...
+
+
+def check_name(name: str) -> str:
+    if name not in NAMES:
+        raise UsageError(f"unknown backend {name!r}: use one of {', '.join(NAMES)}.")
+    return name
+
+
+@lru_cache
+def _package(directory: Path) -> str:
+    """Name of the private package whose modules are the backend files in `directory`."""
+    name = f"_fp8bench_{hashlib.sha256(str(directory).encode()).hexdigest()[:16]}"
+    package = types.ModuleType(name, f"Backend files of {directory}")
+    package.__path__ = [str(directory)]
+    sys.modules[name] = package
+    return name
+
+
+def load(name: str, build: Path) -> Backend:
+    """The backend `name` with the sources (`backends/`) and libraries of the build directory `build`."""
+    package = _package((build / "backends").resolve())
+    backend: Backend = importlib.import_module(f"{package}.{check_name(name)}").create(build)
+    return backend

@@ -1,0 +1,81 @@
+"""The command line: `fp8bench COMMAND`. One module a command, imported only when it is asked for.
+
+A command module offers `configure(parser)` and `run(args) -> exit code`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import Fp8BenchError
+
+COMMANDS = {
+    "bench": "time the backends on this machine and compare them (as vLLM's bench_per_token_quant_fp8.py)",
+    "build": "compile the kernels of a commit",
+    "nightly": "run a whole night without Airflow",
+    "stage": "run one stage of a night over its run directory",
+    "baseline": "show or accept the baseline",
+}
+
+EXIT_OK = 0
+EXIT_REGRESSED = 1
+EXIT_WRONG = 2  # wrong results, crashed or not built
+EXIT_INVALID = 3
+EXIT_ERROR = 4  # usage or infrastructure
+
+EXIT_CODES = """exit codes:
+  0  fine
+  1  a regression
+  2  wrong results, a crash, or kernels that do not build
+  3  an invalid night: the machine did not hold still
+  4  usage or infrastructure; what was measured is kept in the run directory
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits with the documented code for usage errors."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_ERROR, f"{self.prog}: {message}\n")
+
+
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="fp8bench",
+        description="Nightly performance-regression pipeline for FP8 quantization kernels.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fp8bench {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in names:
+            importlib.import_module(f"{__name__}.{name}").configure(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, call, exit code. Errors a user can act on are one line, never a traceback."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(argv[:1]).parse_args(argv)
+    try:
+        code: int = importlib.import_module(f"{__name__}.{args.command}").run(args)
+        return code
+    except Fp8BenchError as error:
+        print(f"fp8bench {args.command}: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f"fp8bench {args.command}: interrupted; what was finished is kept.", file=sys.stderr)
+        return 130

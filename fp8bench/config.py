@@ -1,0 +1,128 @@
+"""Settings, in layers: defaults < fp8bench.toml < environment (FP8BENCH_SECTION__KEY) < command line.
+
+The resolved settings are frozen into the run directory by `prepare`, without secrets; later stages read them
+from there, so a night does not change its mind half-way.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from .errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BuildSettings(Section):
+    architectures: tuple[str, ...] = ("80", "89", "90", "100")  # sm_XX; those that nvcc lacks are left out
+    jobs: int = Field(default=0, ge=0)  # compiler processes; 0: one a core
+
+
+class WorkerSettings(Section):
+    python: str = sys.executable  # interpreter of the GPU environment
+    startup_timeout_s: float = Field(default=300, gt=0)
+    cell_timeout_s: float = Field(default=120, gt=0)  # a cell that takes longer hangs
+
+
+class TimingSettings(Section):
+    launches: int = Field(default=6, ge=3)  # fresh worker processes
+    quads: int = Field(default=10, ge=1)  # ABBA quads a cell and launch
+    block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
+    warmup_ms: float = Field(default=5.0, ge=0)
+
+
+class VerdictSettings(Section):
+    margin_cuda: float = Field(default=0.003, ge=0)  # log-ratio; learned on an H200
+    margin_cpu: float = Field(default=0.03, ge=0)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)  # false discovery rate over the cells of a night
+
+
+class MlflowSettings(Section):
+    tracking_uri: str = ""  # default: SQLite in the home directory
+    experiment: str = "fp8bench"
+    ui_url: str = ""  # base of the links in report and mail
+
+
+class MailSettings(Section):
+    to: tuple[str, ...] = ()
+    sender: str = "fp8bench@localhost"
+    host: str = ""  # "": messages stay in the outbox
+    port: int = Field(default=25, ge=1, le=65535)
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    security: Literal["none", "starttls", "tls"] = "none"
+
+
+class AirflowSettings(Section):
+    schedule: str = "0 2 * * *"
+    pool: str = "gpu"
+    queue: str = "default"  # of the GPU tasks
+    executor: str = ""  # of the GPU tasks; "": Airflow's own default
+    retries: int = Field(default=1, ge=0)
+
+
+class Config(BaseSettings):
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="FP8BENCH_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    home: Path = Path.home() / ".cache" / "fp8bench"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    repo: str = "."
+    suite: str = "smoke"
+    build: BuildSettings = BuildSettings()
+    worker: WorkerSettings = WorkerSettings()
+    timing: TimingSettings = TimingSettings()
+    verdicts: VerdictSettings = VerdictSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    mail: MailSettings = MailSettings()
+    airflow: AirflowSettings = AirflowSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = Path(os.environ.get("FP8BENCH_CONFIG", "fp8bench.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @property
+    def builds_dir(self) -> Path:
+        return self.home / "builds"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.home / "runs"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow.tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow.db"
+
+    def frozen_json(self) -> str:
+        """As stored in a run directory: everything but secrets."""
+        return self.model_dump_json(indent=1, exclude={"mail": {"password"}})
+
+
+def load(**overrides: Any) -> Config:
+    """The resolved settings; ConfigError names the key, the value and what is allowed."""
+    try:
+        return Config(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"setting {key} = {first['input']!r}: {first['msg']}.") from None

@@ -1,0 +1,346 @@
+"""What is stored: every file of a run directory is one of these records, or a Parquet table described here.
+
+Records are frozen, refuse unknown fields, and carry the schema version. `read` refuses a file that is missing,
+cut off or of another version; `write` is atomic, so a file that is there is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import RunDirError
+
+SCHEMA_VERSION = 1
+
+Role = Literal["baseline", "candidate"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Document(Record):
+    """A record that is a file of its own."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+# ---- prepare ------------------------------------------------------------------------------------------------
+
+
+class Commit(Record):
+    sha: str
+    author: str = ""
+    email: str = ""
+    date: datetime | None = None
+    subject: str = ""
+    files: tuple[str, ...] = ()  # touched under csrc/ and fp8bench/backends/
+    dirty: bool = False  # a worktree with uncommitted changes was built, not the commit itself
+
+    @property
+    def short(self) -> str:
+        return self.sha[:9] + ("+dirty" if self.dirty else "")
+
+
+class Environment(Record):
+    """The machine, as far as it can move a measurement."""
+
+    host: str
+    device: Literal["cuda", "cpu"]
+    device_name: str
+    device_uuid: str = ""
+    device_count: int = 1
+    compute_capability: str = ""
+    multiprocessors: int = 0
+    l2_bytes: int = 0
+    driver: str = ""
+    cpu: str = ""
+    os: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)  # python, torch, triton, nvcc, fp8bench, ...
+
+
+class Prepared(Document):
+    """`prepare.json`: what this night is about."""
+
+    run_id: str
+    created: datetime
+    repo: str
+    candidate: Commit
+    baseline: Commit
+    baseline_run: str = ""  # run id of the night that the baseline was accepted from; "" on a first night
+    first_night: bool = False  # there was no accepted baseline: the candidate is measured against itself
+    suspects: tuple[Commit, ...] = ()  # commits after the baseline up to the candidate that touch kernels
+    suite: str
+    cells: tuple[str, ...]  # ids, in the suite's order
+    shards: tuple[tuple[str, ...], ...]  # cell ids; one shard a GPU
+    environment: Environment
+    harness: Commit
+    seed: int
+
+
+# ---- build --------------------------------------------------------------------------------------------------
+
+
+class BuiltLibrary(Record):
+    """One backend's share of a build."""
+
+    backend: str
+    ok: bool
+    identity: str = ""  # content hash of what would run; equal identities cannot differ in speed
+    error: str = ""  # one sentence
+    log: str = ""  # tail of the compiler's output
+    note: str = ""  # e.g. why it was not built here
+
+
+class Built(Record):
+    role: Role
+    commit: str
+    path: str = ""  # build directory
+    libraries: tuple[BuiltLibrary, ...] = ()
+    seconds: float = 0.0
+    cached: bool = False
+
+    def library(self, backend: str) -> BuiltLibrary | None:
+        return next((entry for entry in self.libraries if entry.backend == backend), None)
+
+
+class BuildReport(Document):
+    """`build.json`"""
+
+    builds: tuple[Built, ...]
+
+    def role(self, role: str) -> Built:
+        return next(entry for entry in self.builds if entry.role == role)
+
+
+# ---- check --------------------------------------------------------------------------------------------------
+
+
+class CheckStatus(StrEnum):
+    OK = "ok"
+    WRONG = "wrong"
+    CRASHED = "crashed"
+    HUNG = "hung"
+    UNSUPPORTED = "unsupported"
+    MISSING = "missing"  # not built, or not reached
+
+
+class CheckResult(Record):
+    role: Role
+    backend: str
+    case: str
+    status: CheckStatus
+    detail: str = ""  # reason, or the first mismatch: coordinate, values, bytes
+    differing_share: float | None = None  # of the codes
+    largest_code_step: int | None = None
+    saturated_share: float | None = None
+    scale_error: float | None = None  # largest relative error of a scale
+
+
+class CheckReport(Document):
+    """`check.json`"""
+
+    results: tuple[CheckResult, ...]
+
+
+# ---- time ---------------------------------------------------------------------------------------------------
+
+# samples/<shard>/<launch>.parquet, one row a timed block:
+#   launch int, cell str, quad int, position int (0-3 in the quad), role str, calls int, seconds float (a call)
+SAMPLE_COLUMNS = ("launch", "cell", "quad", "position", "role", "calls", "seconds")
+
+
+class LaunchFailure(Record):
+    launch: int
+    cell: str  # "" when the launch failed before its first cell
+    status: Literal["crashed", "hung", "failed"]
+    detail: str = ""
+
+
+class DeviceState(Record):
+    """Read before and after a launch."""
+
+    when: Literal["before", "after"]
+    launch: int
+    clock_mhz: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    throttle: tuple[str, ...] = ()
+    load: float | None = None  # 1-minute load average of the machine
+
+
+class TimingReport(Document):
+    """`time-<shard>.json`: what was launched; the samples lie in `samples/`."""
+
+    shard: int
+    launches: int
+    failures: tuple[LaunchFailure, ...] = ()
+    states: tuple[DeviceState, ...] = ()
+    seconds: float = 0.0
+
+
+# ---- judge --------------------------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """In order of how loudly they are told."""
+
+    WRONG = "WRONG"
+    CRASHED = "CRASHED"  # also: hung
+    NOT_BUILT = "NOT_BUILT"
+    REGRESSED = "REGRESSED"
+    INVALID = "INVALID"
+    UNRESOLVED = "UNRESOLVED"
+    MISSING = "MISSING"
+    IMPROVED = "IMPROVED"
+    OK = "OK"
+    CONTROL = "CONTROL"  # the same machine code in both builds: cannot have regressed by code
+    UNSUPPORTED = "UNSUPPORTED"
+
+
+class Effect(Record):
+    """log(candidate time / baseline time), with its 95% interval, over launches."""
+
+    value: float
+    lower: float
+    upper: float
+    p_value: float  # one-sided, against the margin
+    launches: int
+
+
+class CellVerdict(Record):
+    cell: str
+    verdict: Verdict
+    reason: str = ""
+    effect: Effect | None = None
+    baseline_us: float | None = None
+    candidate_us: float | None = None
+    spread: float | None = None  # relative interquartile range of the candidate's samples
+
+
+class FamilyVerdict(Record):
+    """Geometric mean over the cells of a family, by launch."""
+
+    backend: str
+    family: str
+    regime: str
+    verdict: Verdict
+    effect: Effect | None = None
+    cells: int = 0
+
+
+class Speedup(Record):
+    """Geometric mean of time(torch) / time(backend) over the sizes of a family."""
+
+    backend: str
+    family: str
+    regime: str
+    baseline: float | None
+    candidate: float | None
+    counted: int
+    missing: int  # sizes left out: one of the two has no time
+
+
+class BackendVerdict(Record):
+    backend: str
+    verdict: Verdict  # the loudest of its cells and families
+    sentence: str
+    counts: dict[Verdict, int]
+
+
+class Cause(Record):
+    """Cells that moved together and share a suspect: what one mail is about."""
+
+    id: str
+    backend: str
+    verdict: Verdict
+    families: tuple[str, ...]
+    cells: tuple[str, ...]
+    worst: Effect | None = None
+    worst_cell: str = ""
+    suspects: tuple[str, ...] = ()  # shas
+    detail: str = ""
+
+
+ExitCode = Annotated[int, Field(ge=0, le=4)]
+
+
+class Verdicts(Document):
+    """`verdicts.json`: what the night found."""
+
+    verdict: Verdict  # of the night
+    exit_code: ExitCode
+    sentence: str
+    cells: tuple[CellVerdict, ...]
+    families: tuple[FamilyVerdict, ...]
+    speedups: tuple[Speedup, ...]
+    backends: tuple[BackendVerdict, ...]
+    causes: tuple[Cause, ...] = ()
+    margin: float
+    confidence: float = 0.95
+
+
+# ---- log, alert ---------------------------------------------------------------------------------------------
+
+
+class Logged(Document):
+    """`mlflow.json`: where the night lies in MLflow."""
+
+    tracking_uri: str
+    experiment_id: str
+    runs: dict[str, str]  # backend -> MLflow run id
+    links: dict[str, str] = Field(default_factory=dict)
+
+
+class Message(Document):
+    """`outbox/<nnn>.json`: a finished mail. `outbox/<nnn>.sent` stands beside it once it was handed over."""
+
+    subject: str
+    to: tuple[str, ...]
+    text: str
+    html: str
+    attachments: tuple[str, ...] = ()  # files of the run directory
+    cause: str = ""
+
+
+D = TypeVar("D", bound=Document)
+
+
+def read(model: type[D], path: Path) -> D:
+    """The document at `path`; RunDirError names the file and what is wrong with it."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunDirError(f"{path} is missing: run the stage that writes it first.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise RunDirError(
+            f"{path} is not a valid {model.__name__} ({where}: {first['msg']}): delete it and run its stage again."
+        ) from None
+
+
+def write(document: Document, path: Path) -> None:
+    """Write `document` to `path` so that the file is either whole or not there."""
+    write_bytes(document.model_dump_json(indent=1).encode() + b"\n", path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Atomic replacement of `path` by `data`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunDirError(f"cannot write {path}: {error.strerror or error}. What was written before is kept.") from None
