@@ -96,7 +96,8 @@ class Config(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: Any,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("FP8BENCH_CONFIG", "fp8bench.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)

@@ -86,10 +86,8 @@ def _grouped(x: Tensor, scheme: Scheme) -> Tensor:
 
 def dynamic_scales(groups: Tensor, scheme: Scheme, scale_ub: Tensor | None = None) -> Tensor:
     """Scales (float32) of `groups` (rows, groups, N) in float32.  # (rows, groups, 1)"""
-    if groups.numel():
-        absmax = groups.abs().amax(dim=-1, keepdim=True)
-    else:
-        absmax = groups.new_zeros((*groups.shape[:-1], 1))
+    padded = torch.nn.functional.pad(groups.abs(), (0, 1))  # a zero, so that zero tokens have a maximum too
+    absmax = padded.amax(dim=-1, keepdim=True)
     if scale_ub is not None:
         absmax = torch.where(absmax.isnan(), absmax, torch.minimum(absmax, scale_ub.float()))
     scale = absmax / torch.tensor(FP8_MAX)
