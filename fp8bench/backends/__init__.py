@@ -2,8 +2,9 @@
 
 A backend file belongs to the commit under test: it is loaded from a build directory under a private package
 name, two builds side by side in one process. So it imports `fp8bench.spec` (by that absolute name), its
-siblings (`from ._native import ...`) and its own kernel language, and nothing else of this project. What it must
-offer is `Backend`, made by its function `create(build)`, where `build` is the directory with the kernel libraries (backends without one ignore it).
+siblings (`from ._native import ...`) and its own kernel language, and nothing else of this project. What it
+must offer is `Backend`, made by its function `create(build)`, where `build` is the directory with the kernel
+libraries (backends without one ignore it).
 
 To add a backend: write `backends/<name>.py` and add its name to `NAMES`.
 """
