@@ -1,0 +1,196 @@
+"""Commits: who, when, what touched the kernels; and their files in a directory.
+
+A repository is a path or a URL. Of a URL a bare clone is kept in a cache directory and fetched anew by `open_repo`.
+Git runs with argument lists, and everything that a person gave stands behind `--end-of-options` or `--`, so neither
+a revision nor a URL can become an option.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from .errors import RevisionError
+from .records import Commit
+
+KERNEL_PATHS = ("csrc", "fp8bench/backends")  # what a commit must touch to be a suspect
+_LOCAL_TIMEOUT_S = 60.0
+_REMOTE_TIMEOUT_S = 600.0
+_FIELDS = "%H%x00%an%x00%ae%x00%aI%x00%s"
+
+
+def is_url(repo: str) -> bool:
+    """Whether `repo` names a remote (scheme://... or user@host:path) and not a directory."""
+    return "://" in repo or re.match(r"[\w.-]+@[\w.-]+:", repo) is not None
+
+
+def without_secrets(repo: str) -> str:
+    """`repo` without the user and password of a URL: what may be stored and shown."""
+    return re.sub(r"(?<=://)[^/@]*@", "", repo)
+
+
+def open_repo(repo: str | Path, cache_dir: Path, *, fetch: bool = True) -> Path:
+    """Directory in which git knows the commits of `repo`: the path itself, or the cached clone of a URL.
+
+    fetch: bring the clone up to date; later stages of a night leave it as it is.
+    Raises RevisionError for a path that is no repository and for a remote that cannot be reached.
+    """
+    text = str(repo)
+    return _open_url(text, cache_dir, fetch) if is_url(text) else _open_path(Path(text))
+
+
+def resolve(repo: str | Path, revision: str, cache_dir: Path) -> Commit:
+    """The commit that `revision` (sha, branch, tag, HEAD~1, ...) names in `repo` now."""
+    directory = open_repo(repo, cache_dir)
+    spoken = f"revision {revision!r} is not a commit of {without_secrets(str(repo))}"
+    if not revision or "\0" in revision:
+        raise RevisionError(f"{spoken}: give a branch, a tag or a sha.")
+    found = _git(directory, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if found.returncode:
+        raise RevisionError(f"{spoken}: give a branch, a tag or a sha that `git log` there knows.")
+    return describe(directory, found.stdout.strip())
+
+
+def describe(directory: Path, sha: str) -> Commit:
+    """Author, date, subject and touched kernel files of the commit `sha`."""
+    fields = _checked(directory, "show", "-s", f"--format={_FIELDS}", "--end-of-options", sha).rstrip("\n").split("\0")
+    touched = _checked(
+        directory,
+        *("diff-tree", "--root", "-r", "-m", "--first-parent", "--no-commit-id", "--name-only", "-z"),
+        *("--end-of-options", sha, "--", *KERNEL_PATHS),
+    )
+    files = tuple(name for name in touched.split("\0") if name)
+    date = datetime.fromisoformat(fields[3])
+    return Commit(sha=fields[0], author=fields[1], email=fields[2], date=date, subject=fields[4], files=files)
+
+
+def suspects(repo: str | Path, baseline: str, candidate: str, cache_dir: Path | None = None) -> tuple[Commit, ...]:
+    """Commits that `candidate` has and `baseline` has not and that touch kernels, newest first."""
+    directory = open_repo(repo, cache_dir or Path(), fetch=False)
+    listed = _checked(directory, "rev-list", "--end-of-options", f"{baseline}..{candidate}", "--", *KERNEL_PATHS)
+    return tuple(describe(directory, sha) for sha in listed.split())
+
+
+def export(repo: str | Path, sha: str, paths: Sequence[str], target: Path) -> None:
+    """Write the files under `paths` as they are in the commit `sha` below `target`.
+
+    Paths that the commit does not have are left out; RevisionError when it has none of them.
+    """
+    directory = Path(repo)
+    listed = _checked(directory, "ls-tree", "--name-only", "-z", "--end-of-options", sha, "--", *paths)
+    present = [name for name in listed.split("\0") if name]
+    if not present:
+        raise RevisionError(f"commit {sha[:9]} has no {' or '.join(paths)}: it is not a commit of this project.")
+    target.mkdir(parents=True, exist_ok=True)
+    command = [*_command(directory), "archive", "--format=tar", sha, *present]
+    with tempfile.TemporaryFile() as tar:
+        done = subprocess.run(command, stdout=tar, stderr=subprocess.PIPE, env=_environment(), check=False)
+        if done.returncode:
+            raise RevisionError(f"git cannot export commit {sha[:9]}: {_last_line(done.stderr.decode())}.")
+        tar.seek(0)
+        with tarfile.open(fileobj=tar) as archive:
+            archive.extractall(target, filter="data")
+
+
+def dirty_files(repo: str | Path) -> tuple[str, ...]:
+    """Kernel files of the worktree at `repo` that differ from HEAD or are not in it; () for a bare repository."""
+    if is_url(str(repo)):
+        return ()
+    arguments = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *KERNEL_PATHS)
+    done = _git(Path(repo), *arguments)
+    return () if done.returncode else tuple(entry[3:] for entry in done.stdout.split("\0") if entry)
+
+
+def _open_path(path: Path) -> Path:
+    spoken = f"{path} is not a git repository"
+    if not path.is_dir():
+        raise RevisionError(f"{spoken}: there is no such directory; give a checkout or a URL.")
+    found = _git(path, "rev-parse", "--show-toplevel")
+    if found.returncode == 0:
+        return Path(found.stdout.rstrip("\n"))
+    if _git(path, "rev-parse", "--git-dir").returncode == 0:  # a bare repository has no top level
+        return path
+    raise RevisionError(f"{spoken} that git will read ({_last_line(found.stderr)}): give a checkout or a URL.")
+
+
+def _open_url(url: str, cache_dir: Path, fetch: bool) -> Path:
+    public = without_secrets(url)
+    clone = cache_dir / f"{hashlib.sha256(public.encode()).hexdigest()[:16]}.git"
+    if not clone.is_dir():
+        _clone(url, clone)
+    elif fetch:
+        arguments = ("fetch", "--quiet", "--prune", "--tags", "--force", "--end-of-options", url)
+        done = _git(clone, *arguments, "+refs/heads/*:refs/heads/*", timeout=_REMOTE_TIMEOUT_S)
+        if done.returncode:
+            raise _unreachable(url, done.stderr)
+    return clone
+
+
+def _clone(url: str, clone: Path) -> None:
+    """A bare clone at `clone`, there only when it is whole."""
+    clone.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=clone.parent, prefix=".clone-"))
+    try:
+        arguments = ("clone", "--quiet", "--bare", "--end-of-options", url, str(temporary))
+        done = _git(clone.parent, *arguments, timeout=_REMOTE_TIMEOUT_S)
+        if done.returncode:
+            raise _unreachable(url, done.stderr)
+        if not clone.is_dir():
+            temporary.rename(clone)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unreachable(url: str, stderr: str) -> RevisionError:
+    said = without_secrets(_last_line(stderr))
+    return RevisionError(f"cannot fetch {without_secrets(url)} ({said}): check the URL, the network and your access.")
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].rstrip(".") if lines else "git said nothing"
+
+
+def _environment() -> dict[str, str]:
+    """No prompts, no translated messages, and none of the variables that a git hook leaves behind."""
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
+    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+
+
+def _command(directory: Path) -> list[str]:
+    return ["git", "-c", "core.fsmonitor=false", "-C", str(directory)]
+
+
+def _git(directory: Path, *arguments: str, timeout: float = _LOCAL_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    command = [*_command(directory), *arguments]
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            env=_environment(),
+            timeout=timeout,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except FileNotFoundError:
+        raise RevisionError("git is not installed: install it, fp8bench reads commits with it.") from None
+    except subprocess.TimeoutExpired:
+        raise RevisionError(f"git {arguments[0]} took longer than {timeout:.0f} s in {directory}: try again.") from None
+
+
+def _checked(directory: Path, *arguments: str) -> str:
+    done = _git(directory, *arguments)
+    if done.returncode:
+        raise RevisionError(f"git {arguments[0]} failed in {directory}: {_last_line(done.stderr)}.")
+    return done.stdout
