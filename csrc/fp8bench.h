@@ -48,8 +48,12 @@ int fp8bench_quantize(const fp8bench_args *args);
 int64_t fp8bench_workspace_bytes(const fp8bench_args *args);
 
 int fp8bench_abi(void);
-const char *fp8bench_commit(void);     // commit the library was built from
 const char *fp8bench_last_error(void); // of this thread, "" if none
+
+// Hash of the sources, compilers and flags that the library was compiled from, given as -DFP8BENCH_SOURCE_HASH="...".
+// It is in the file name too; whoever loads the library compares the two. It is no commit: commits with the same
+// kernels share one library.
+const char *fp8bench_source_hash(void);
 
 #ifdef __cplusplus
 }
