@@ -1,0 +1,52 @@
+# `make setup` once, then `make nightly` and `make test`. `make` alone lists the targets.
+#
+# make itself ends with 2 whenever a command fails: the night's own code stands in the last line that
+# `make nightly` prints, and `python ci/nightly.py` exits with it.
+
+PYTHON ?= python3
+# where everything goes that is written: builds, runs, MLflow, the embedded Airflow
+export FP8BENCH_HOME ?= $(CURDIR)/.fp8bench
+# CANDIDATE, BASELINE, SUITE and REPO reach ci/nightly.py through the environment, never through a shell's eyes
+export CANDIDATE BASELINE SUITE REPO
+
+BIN := .venv/bin
+READY := .venv/.ready
+WORKERS ?= auto
+
+.PHONY: help setup nightly test lint lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup     environment in .venv, from requirements.lock"
+	@echo "make nightly   a whole night through an embedded Airflow; CANDIDATE= BASELINE= SUITE= REPO= choose"
+	@echo "make test      lint, types, layering contracts, all tests"
+	@echo "make lint      the first three of these"
+	@echo "make lock      requirements.lock from pyproject.toml"
+	@echo "make clean     remove .venv and caches; what was measured ($(FP8BENCH_HOME)) stays"
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml ci/setup ci/pip-settings.sh
+	PYTHON="$(PYTHON)" ci/setup
+	@touch $@
+
+nightly: $(READY)
+	@$(BIN)/python ci/nightly.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+
+# What measures time runs alone, after the rest.
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "not timing"
+	$(BIN)/python -m pytest -m timing
+
+lock: $(READY)
+	ci/lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
