@@ -82,6 +82,9 @@ class Prepared(Document):
     environment: Environment
     harness: Commit
     seed: int
+    inspected: tuple[str, ...] = ()  # backends that are built and looked at, but have no cells here
+    requested: dict[str, str] = Field(default_factory=dict)  # repo, candidate, baseline, suite as they were asked for
+    notes: tuple[str, ...] = ()  # sentences for the reader, e.g. about uncommitted changes that are not measured
 
 
 # ---- build --------------------------------------------------------------------------------------------------
