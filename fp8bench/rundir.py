@@ -1,0 +1,126 @@
+"""A night's directory: where each file of it lies, which stages are done, and one process a stage at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from . import records
+from .errors import RunDirError
+
+_PIECES = {"config.json", "prepare.json", "logs", "samples"}
+
+
+class RunDir:
+    """Paths and contents of the run directory at `path`; reading what is not there raises RunDirError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.prepare = path / "prepare.json"
+        self.build = path / "build.json"
+        self.check = path / "check.json"
+        self.samples = path / "samples"
+        self.verdicts = path / "verdicts.json"
+        self.mlflow = path / "mlflow.json"
+        self.report = path / "report.html"
+        self.outbox = path / "outbox"
+        self.logs = path / "logs"
+
+    def time(self, shard: int) -> Path:
+        return self.path / f"time-{shard}.json"
+
+    def samples_of(self, shard: int) -> Path:
+        return self.samples / str(shard)
+
+    def create(self) -> None:
+        """Make the directory; refuse one that holds something else, or that cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            entries = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        except OSError as error:
+            raise RunDirError(f"cannot use {self.path} as a run directory: {error.strerror}.") from None
+        if entries and not entries & _PIECES:
+            raise RunDirError(f"{self.path} is not empty and no run directory: give an empty or a new one.")
+
+    def prepared(self) -> records.Prepared:
+        return records.read(records.Prepared, self.prepare)
+
+    def built(self) -> records.BuildReport:
+        return records.read(records.BuildReport, self.build)
+
+    def checked(self) -> records.CheckReport:
+        return records.read(records.CheckReport, self.check)
+
+    def timed(self) -> list[records.TimingReport]:
+        """One report a shard, in order."""
+        return [records.read(records.TimingReport, self.time(shard)) for shard in range(len(self.prepared().shards))]
+
+    def judged(self) -> records.Verdicts:
+        return records.read(records.Verdicts, self.verdicts)
+
+    def logged(self) -> records.Logged | None:
+        """Where the night lies in MLflow; None before it was logged."""
+        return records.read(records.Logged, self.mlflow) if self.mlflow.is_file() else None
+
+    def raw_samples(self) -> pd.DataFrame:
+        """Every timed block of the night, in the columns of `records.SAMPLE_COLUMNS`."""
+        files = sorted(self.samples.glob("*/*.parquet"))
+        frames = [_read_samples(path) for path in files]
+        if not frames:
+            return pd.DataFrame(columns=list(records.SAMPLE_COLUMNS))
+        return pd.concat(frames, ignore_index=True)[list(records.SAMPLE_COLUMNS)]
+
+    def is_done(self, stage: str, shard: int | None = None) -> bool:
+        """Whether the stage's own file is there. `alert` and `gate` have none, and are cheap to repeat."""
+        if stage == "time":
+            shards = range(len(self.prepared().shards)) if shard is None else [shard]
+            return all(self.time(index).is_file() for index in shards)
+        files = {"prepare": self.prepare, "build": self.build, "check": self.check, "judge": self.verdicts}
+        files |= {"log": self.mlflow}
+        if stage == "render":
+            return self._report_is_fresh()
+        return stage in files and files[stage].is_file()
+
+    def _report_is_fresh(self) -> bool:
+        """A report from before the night reached MLflow lacks the links."""
+        if not self.report.is_file():
+            return False
+        return not self.mlflow.is_file() or self.report.stat().st_mtime_ns >= self.mlflow.stat().st_mtime_ns
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the lock `name`; RunDirError when another process holds it. Ends with the process, however it ends."""
+        path = self.path / f".{name}.lock"
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise RunDirError(f"cannot write to {self.path}: {error.strerror}.") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise RunDirError(
+                    f"{name} is being run on {self.path} by process {holder}: wait for it or give another --run-dir."
+                ) from None
+            _write_pid(file.fileno())
+            yield
+
+
+def _write_pid(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+
+
+def _read_samples(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise RunDirError(f"{path} is damaged ({error}): delete it and run the time stage again.") from None
