@@ -1,0 +1,112 @@
+"""The table of metrics: name, unit, direction, format and how to compute it from what a night recorded.
+
+Store and report iterate over `METRICS`: to add a metric is to add a row. A metric that is not defined for a
+cell is None there, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Literal
+
+from .backends import REFERENCE
+from .records import CellVerdict, CheckReport, CheckResult, Verdicts
+from .spec import CANDIDATE, Cell
+
+
+@dataclass(frozen=True)
+class CellFacts:
+    """All that a night knows of one cell."""
+
+    cell: Cell
+    verdict: CellVerdict
+    check: CheckResult | None = None  # of the candidate
+    reference_us: float | None = None  # the reference backend's candidate build on the same case and regime
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table. `charted` metrics are logged for every cell, the others stand in the table of cells."""
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["lower", "higher", "neither"]
+    pattern: str
+    compute: Callable[[CellFacts], float | None]
+    charted: bool = False
+
+    def show(self, value: float | None) -> str:
+        return "–" if value is None else self.pattern.format(value)
+
+
+def _ratio(facts: CellFacts) -> float | None:
+    effect = facts.verdict.effect
+    return math.exp(effect.value) if effect else None
+
+
+def _speedup(facts: CellFacts) -> float | None:
+    if facts.reference_us and facts.verdict.candidate_us:
+        return facts.reference_us / facts.verdict.candidate_us
+    return None
+
+
+def _bandwidth(facts: CellFacts) -> float | None:
+    microseconds = facts.verdict.candidate_us
+    return facts.cell.case.bytes_moved / microseconds / 1e3 if microseconds else None
+
+
+def _checked(field: str) -> Callable[[CellFacts], float | None]:
+    return lambda facts: None if facts.check is None else getattr(facts.check, field)
+
+
+METRICS = (
+    Metric(
+        "candidate_us", "Candidate", "µs", "lower", "{:.4g}", lambda facts: facts.verdict.candidate_us, charted=True
+    ),
+    Metric("baseline_us", "Baseline", "µs", "lower", "{:.4g}", lambda facts: facts.verdict.baseline_us),
+    Metric("ratio_vs_baseline", "Ratio", "×", "lower", "{:.4f}", _ratio, charted=True),
+    Metric("speedup_over_torch", "Speedup over Torch", "×", "higher", "{:.2f}", _speedup),
+    Metric("bandwidth_gbps", "Bandwidth", "GB/s", "higher", "{:.4g}", _bandwidth),
+    Metric("spread", "Spread", "", "lower", "{:.2%}", lambda facts: facts.verdict.spread),
+    Metric("differing_share", "Differing codes", "", "lower", "{:.2%}", _checked("differing_share")),
+    Metric("largest_code_step", "Largest step", "codes", "lower", "{:.0f}", _checked("largest_code_step")),
+    Metric("saturated_share", "Saturated", "", "neither", "{:.2%}", _checked("saturated_share")),
+    Metric("scale_error", "Scale error", "", "lower", "{:.1e}", _checked("scale_error")),
+)
+NAMES = tuple(metric.name for metric in METRICS)
+
+
+def metric(name: str) -> Metric:
+    return METRICS[NAMES.index(name)]
+
+
+def facts(verdicts: Verdicts, checks: CheckReport | None) -> list[CellFacts]:
+    """What is known of each cell, in the order of the verdicts."""
+    checked = {(result.backend, result.case): result for result in _of_candidate(checks)}
+    times = {verdict.cell: verdict.candidate_us for verdict in verdicts.cells}
+    found = []
+    for verdict in verdicts.cells:
+        cell = Cell.parse(verdict.cell)
+        reference = Cell(REFERENCE, cell.case, cell.regime).id
+        check = checked.get((cell.backend, cell.case.id))
+        found.append(CellFacts(cell, verdict, check, times.get(reference)))
+    return found
+
+
+def _of_candidate(checks: CheckReport | None) -> list[CheckResult]:
+    return [result for result in checks.results if result.role == CANDIDATE] if checks else []
+
+
+def geomean(values: Iterable[float | None]) -> float | None:
+    """Geometric mean of the values that are there; None when there is none."""
+    present = [value for value in values if value is not None and value > 0]
+    return geometric_mean(present) if present else None
+
+
+def worst(values: Iterable[float | None]) -> float | None:
+    """The largest of the values that are there; None when there is none."""
+    return max((value for value in values if value is not None), default=None)

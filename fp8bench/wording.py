@@ -1,0 +1,134 @@
+"""All wording that people read in report, mail, MLflow and terminal: one place, so that it says one thing.
+
+Effects are stored as logarithms of candidate over baseline and told in percent of time: +4.1% is slower.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from urllib.parse import urlsplit, urlunsplit
+
+from .backends import TITLES
+from .records import CellVerdict, Effect, Verdict
+
+SUBJECT_LIMIT = 150  # characters
+
+WORDS = {
+    Verdict.WRONG: "wrong",
+    Verdict.CRASHED: "crashed",
+    Verdict.NOT_BUILT: "not built",
+    Verdict.REGRESSED: "regressed",
+    Verdict.INVALID: "invalid",
+    Verdict.UNRESOLVED: "unresolved",
+    Verdict.MISSING: "missing",
+    Verdict.IMPROVED: "improved",
+    Verdict.OK: "OK",
+    Verdict.CONTROL: "control",
+    Verdict.UNSUPPORTED: "unsupported",
+}
+
+MEANINGS = {
+    Verdict.WRONG: "The candidate's codes or scales differ from the oracle by more than is allowed. Not timed.",
+    Verdict.CRASHED: "The kernel ended its process or did not come back in time.",
+    Verdict.NOT_BUILT: "The candidate's sources do not compile; the compiler's words are in the report.",
+    Verdict.REGRESSED: "Slower than the baseline, beyond the margin and beyond chance.",
+    Verdict.INVALID: "The machine did not hold still: these numbers prove nothing, neither good nor bad.",
+    Verdict.UNRESOLVED: "The interval is too wide to say that it is within the margin, or beyond it.",
+    Verdict.MISSING: "Expected, and not measured.",
+    Verdict.IMPROVED: "Faster than the baseline, beyond the margin and beyond chance.",
+    Verdict.OK: "Measured, and not slower than the margin allows.",
+    Verdict.CONTROL: "The same machine code in both builds, so it cannot have regressed by code. It shows the noise.",
+    Verdict.UNSUPPORTED: "The backend does not offer this case, and says why.",
+}
+
+GLOSSARY = {
+    "case": "What is computed: scheme, dtype, tokens and hidden size, e.g. per-token/bfloat16/1024x7168.",
+    "cell": "What is timed: a case on a backend in a cache regime, e.g. cuda/per-token/bfloat16/1024x7168/cold.",
+    "build": "The kernels of one commit, compiled.",
+    "candidate": "The build under test.",
+    "baseline": "The build that was last accepted. It moves only when somebody accepts another one.",
+    "launch": "One fresh worker process that times both builds side by side. Launches are what the statistics count.",
+    "effect": "Candidate time over baseline time. +4.1% [3.2, 5.0] reads: 4.1% slower, and with 95% confidence "
+    "between 3.2% and 5.0% slower. Negative is faster.",
+    "margin": "The smallest effect that is called a change on this machine.",
+    "hot, cold": "Hot: inputs may lie in the cache. Cold: they come from memory.",
+}
+
+
+def percent(log_ratio: float, digits: int | None = None) -> str:
+    """A log-ratio as a signed percentage: two decimals below 1%, else one."""
+    value = 100 * math.expm1(log_ratio)
+    digits = (2 if abs(value) < 1 else 1) if digits is None else digits
+    text = f"{value:+.{digits}f}"
+    return (text.replace("-", "+") if float(text) == 0 else text) + "%"
+
+
+def interval(effect: Effect) -> str:
+    """`[3.2, 5.0]`: the interval of an effect in percent, with as many decimals as the effect itself."""
+    digits = 2 if abs(100 * math.expm1(effect.value)) < 1 else 1
+    lower, upper = (100 * math.expm1(bound) + 0.0 for bound in (effect.lower, effect.upper))
+    return f"[{lower:.{digits}f}, {upper:.{digits}f}]"
+
+
+def effect_text(effect: Effect | None) -> str:
+    """`+4.1% [3.2, 5.0]`, or a dash where nothing was measured."""
+    return "–" if effect is None else f"{percent(effect.value)} {interval(effect)}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 cell`, `3 cells`; a noun in -y gets -ies."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def title(backend: str) -> str:
+    return TITLES.get(backend, backend)
+
+
+def verdict_counts(counts: dict[Verdict, int]) -> str:
+    """`3 regressed, 290 OK`, loudest first."""
+    return ", ".join(f"{counts[verdict]} {WORDS[verdict]}" for verdict in Verdict if counts.get(verdict))
+
+
+def backend_sentence(backend: str, verdict: Verdict, cells: Iterable[CellVerdict], reason: str = "") -> str:
+    """One sentence on what the night found for a backend, from its cells."""
+    cells = list(cells)
+    accused = [cell for cell in cells if cell.verdict == verdict]
+    name = title(backend)
+    if verdict is Verdict.REGRESSED and accused:
+        worst = max((cell for cell in accused if cell.effect), key=lambda cell: _value(cell.effect), default=None)
+        tail = f", worst {effect_text(worst.effect)} {worst.cell.partition('/')[2]}" if worst else ""
+        return f"{name}: {count(len(accused), 'cell')} regressed{tail}"
+    if verdict in (Verdict.OK, Verdict.CONTROL, Verdict.IMPROVED):
+        counted = verdict_counts(Counter(cell.verdict for cell in cells))
+        return f"{name}: {WORDS[verdict]} ({counted})"
+    reason = reason or next((cell.reason for cell in accused if cell.reason), "")
+    number = f"{count(len(accused), 'cell')} " if accused else ""
+    return f"{name}: {number}{WORDS[verdict]}" + (f": {one_line(reason, 200)}" if reason else "")
+
+
+def _value(effect: Effect | None) -> float:
+    return effect.value if effect else -math.inf
+
+
+def one_line(text: str, limit: int = SUBJECT_LIMIT) -> str:
+    """`text` on one line without control characters, cut to `limit` characters: safe as a header."""
+    line = re.sub(r"[\x00-\x20\x7f-\xa0\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069]+", " ", text).strip()
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def short_device(name: str) -> str:
+    """`H200` for `NVIDIA H200`, `Xeon Platinum 8481C` for what Intel calls it."""
+    name = re.sub(r"\((R|TM|tm|r)\)|\bNVIDIA\b|\bIntel\b|\bAMD\b|\bCPU\b|\bProcessor\b|@.*", " ", name)
+    return one_line(re.sub(r"\s+", " ", name), 28) or "device"
+
+
+def public_url(url: str) -> str:
+    """`url` without a user name and password in it; what is not a URL stays as it is."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
