@@ -1,0 +1,89 @@
+"""What both clocks share: the interface, the order of the blocks, a quiet garbage collector."""
+
+from __future__ import annotations
+
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, NamedTuple
+
+from . import plan
+
+Call = Callable[[], object]
+
+BLOCK_S = 0.5e-3
+WARMUP_S = 5e-3
+
+
+class Block(NamedTuple):
+    """One timed block."""
+
+    quad: int
+    position: int  # in the quad
+    arm: int
+    calls: int
+    seconds: float  # a call
+
+
+@contextmanager
+def quiet_gc() -> Iterator[None]:
+    """No garbage collection inside: a pause would be measured."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class Clock(ABC):
+    """Times callables in blocks of many calls.
+
+    An arm is a list of callables that do the same work, one for each buffer set: hot measurements use the first
+    alone, cold ones rotate over all (`sets_for` says how many that must be). All arms should use the same buffers.
+
+    block_s: aimed length of a block in seconds. warmup_s: length of the warm-up of each measurement in seconds.
+    """
+
+    max_sets: ClassVar[int]  # most buffer sets of a cold measurement
+    calls_range: ClassVar[tuple[int, int]]
+
+    def __init__(self, block_s: float = BLOCK_S, warmup_s: float = WARMUP_S) -> None:
+        self.block_s = block_s
+        self.warmup_s = warmup_s
+
+    @property
+    @abstractmethod
+    def cache_bytes(self) -> int:
+        """Size of the last-level cache that a cold measurement must outgrow."""
+
+    def sets_for(self, bytes_per_set: int, *, cold: bool) -> int:
+        """How many buffer sets of `bytes_per_set` bytes a measurement needs: one when hot."""
+        return plan.sets_needed(bytes_per_set, self.cache_bytes, self.max_sets) if cold else 1
+
+    def quads(self, arms: Sequence[Sequence[Call]], quads: int, *, cold: bool = False) -> list[Block]:
+        """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
+
+        Errors of a callable propagate.
+        """
+        order = plan.palindromes(len(arms), quads)
+        calls, seconds = self._time([_sets(arm, cold) for arm in arms], [arm for _, _, arm in order], cold)
+        return [Block(*place, calls, value) for place, value in zip(order, seconds, strict=True)]
+
+    def measure(self, arm: Sequence[Call], blocks: int = 20, *, cold: bool = False) -> list[float]:
+        """Seconds a call of one arm, once for each of `blocks` blocks."""
+        return self._time([_sets(arm, cold)], [0] * blocks, cold)[1]
+
+    def _calls(self, seconds_per_call: float, sets: int, cold: bool) -> int:
+        calls = plan.calls_per_block(seconds_per_call, self.block_s, *self.calls_range)
+        return plan.calls_cold(calls, sets, self.max_sets) if cold else calls
+
+    @abstractmethod
+    def _time(self, arms: list[Sequence[Call]], order: list[int], cold: bool) -> tuple[int, list[float]]:
+        """Warm up, then time one block of `arms[i]` for each i in `order`: calls a block, seconds a call."""
+
+
+def _sets(arm: Sequence[Call], cold: bool) -> Sequence[Call]:
+    return arm if cold else arm[:1]

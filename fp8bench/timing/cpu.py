@@ -1,0 +1,68 @@
+"""The clock of a CPU: one thread on one core, wall clock."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from . import machine
+from .clock import BLOCK_S, WARMUP_S, Call, Clock, quiet_gc
+
+
+class CpuClock(Clock):
+    """Times calls on one core: the least loaded one that this process may use.
+
+    Making one sets torch to one thread and pins the calling thread for the rest of the process.
+    """
+
+    max_sets: ClassVar[int] = 64
+    calls_range: ClassVar[tuple[int, int]] = (1, 2000)
+
+    def __init__(self, block_s: float = BLOCK_S, warmup_s: float = WARMUP_S) -> None:
+        super().__init__(block_s, warmup_s)
+        torch.set_num_threads(1)
+        if hasattr(os, "sched_setaffinity"):  # Linux
+            os.sched_setaffinity(0, {machine.least_loaded_core()})
+
+    @cached_property
+    def cache_bytes(self) -> int:
+        return machine.cpu_cache_bytes()
+
+    @cached_property
+    def _flush_buffer(self) -> np.ndarray:
+        return np.ones(4 * self.cache_bytes // 8)
+
+    def _flush(self) -> None:
+        """Evict everything from the caches by reading four times their size."""
+        self._flush_buffer.sum()
+
+    def _block(self, calls: list[Call], cold: bool) -> float:
+        """Seconds of one run through `calls`."""
+        if cold:
+            self._flush()
+        begin = time.perf_counter_ns()
+        for call in calls:
+            call()
+        return (time.perf_counter_ns() - begin) * 1e-9
+
+    def _warm_up(self, arms: list[Sequence[Call]], cold: bool) -> float:
+        """Every callable at least twice, for at least the warm-up time. Seconds a call of the slowest arm."""
+        best = [float("inf")] * len(arms)
+        end, rounds = time.perf_counter() + self.warmup_s, 0
+        while rounds < 2 or time.perf_counter() < end:
+            for number, arm in enumerate(arms):
+                best[number] = min(best[number], self._block(list(arm), cold) / len(arm))
+            rounds += 1
+        return max(best)
+
+    def _time(self, arms: list[Sequence[Call]], order: list[int], cold: bool) -> tuple[int, list[float]]:
+        with quiet_gc():
+            calls = self._calls(self._warm_up(arms, cold), min(map(len, arms)), cold)
+            blocks = [[arm[number % len(arm)] for number in range(calls)] for arm in arms]
+            return calls, [self._block(blocks[arm], cold) / calls for arm in order]
