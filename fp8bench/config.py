@@ -83,6 +83,7 @@ class AirflowSettings(Section):
     queue: str = "default"  # of the GPU tasks
     executor: str = ""  # of the GPU tasks; "": Airflow's own default
     retries: int = Field(default=1, ge=0)
+    retry_delay_s: float = Field(default=60, ge=0)
 
 
 class Config(BaseSettings):
