@@ -37,6 +37,9 @@ class TimingSettings(Section):
     quads: int = Field(default=10, ge=1)  # ABBA quads a cell and launch
     block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
     warmup_ms: float = Field(default=5.0, ge=0)
+    control_launches: int = Field(
+        default=2, ge=1
+    )  # launches that measure cells of the same machine code in both builds
 
 
 class VerdictSettings(Section):
