@@ -11,6 +11,10 @@
 extern "C" {
 #endif
 
+// The functions below are all that a library shows (it is compiled with hidden visibility), so two builds in one
+// process cannot take each other's symbols.
+#pragma GCC visibility push(default)
+
 // Counts changes of this header. The backend files of a build check it against the one they were written for.
 #define FP8BENCH_ABI 1
 
@@ -21,6 +25,10 @@ enum fp8bench_status {
   FP8BENCH_BAD_ARGUMENT = 1,  // a value the caller must not pass
   FP8BENCH_UNSUPPORTED = 2,   // a combination this library has no kernel for
   FP8BENCH_LAUNCH_FAILED = 3, // the device refused; fp8bench_last_error() says why
+};
+
+enum fp8bench_flags {
+  FP8BENCH_NO_PDL = 1, // launch without programmatic dependent launch; the CPU ignores it
 };
 
 // group: 0 one scale per tensor, -1 one per token, N >= 1 one per N neighbouring elements of a token.
@@ -39,6 +47,7 @@ typedef struct {
   int32_t dtype;        // fp8bench_dtype
   int32_t column_major; // scales have strides (1, tokens)
   int32_t ue8m0;        // round scales up to powers of two
+  int32_t flags;        // fp8bench_flags, or'ed; 0 for the defaults
 } fp8bench_args;
 
 // Enqueues the quantization on args->stream (CPU: runs it). Neither allocates nor synchronises.
@@ -54,6 +63,8 @@ const char *fp8bench_last_error(void); // of this thread, "" if none
 // It is in the file name too; whoever loads the library compares the two. It is no commit: commits with the same
 // kernels share one library.
 const char *fp8bench_source_hash(void);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }
