@@ -16,6 +16,8 @@ from scipy import stats as scipy_stats
 
 Floats = NDArray[np.float64]
 
+_ROLES = ["baseline", "candidate"]
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -39,9 +41,9 @@ def launch_effects(samples: pd.DataFrame) -> pd.DataFrame:
     if samples.empty:
         return pd.DataFrame()
     logs = samples.assign(log=np.log(samples["seconds"].to_numpy(dtype=float)))
-    by_quad = logs.groupby(["launch", "cell", "quad", "role"])["log"].agg(["mean", "count"]).unstack("role")
-    whole = (by_quad["count"] == 2).all(axis=1)
-    quads = by_quad["mean"][whole]
+    blocks = logs.groupby(["launch", "cell", "quad", "role"])["log"]
+    means, counts = (table.unstack("role").reindex(columns=_ROLES) for table in (blocks.mean(), blocks.count()))
+    quads = means[(counts == 2).all(axis=1)]
     if quads.empty:
         return pd.DataFrame()
     effects: pd.DataFrame = (
@@ -91,14 +93,16 @@ def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:
 def cell_times(samples: pd.DataFrame) -> pd.DataFrame:
     """Seconds a call by cell: median over launches of the median of a launch, in columns baseline and candidate."""
     if samples.empty:
-        return pd.DataFrame(columns=["baseline", "candidate"], dtype=float)
+        return pd.DataFrame(columns=_ROLES, dtype=float)
     of_launch = samples.groupby(["cell", "role", "launch"])["seconds"].median()
-    return of_launch.groupby(["cell", "role"]).median().unstack("role").reindex(columns=["baseline", "candidate"])
+    return of_launch.groupby(["cell", "role"]).median().unstack("role").reindex(columns=_ROLES)
 
 
 def relative_spread(samples: pd.DataFrame, role: str) -> pd.Series[float]:
     """Interquartile range over median of a role's blocks, by cell."""
-    quartiles = samples[samples["role"] == role].groupby("cell")["seconds"].quantile([0.25, 0.5, 0.75]).unstack()
+    quartiles = (
+        samples[samples["role"] == role].groupby("cell")["seconds"].quantile(np.array([0.25, 0.5, 0.75])).unstack()
+    )
     if quartiles.empty:
         return pd.Series(dtype=float)
     spread: pd.Series[float] = (quartiles[0.75] - quartiles[0.25]) / quartiles[0.5]
