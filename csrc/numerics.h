@@ -24,6 +24,8 @@ constexpr float kMinScale = 1.0f / (448.0f * 512.0f); // the scale of an all-zer
 constexpr uint32_t kNanCode = 0x7F;
 constexpr uint32_t kMagnitude = 0x7FFFFFFF; // all bits but the sign
 constexpr uint32_t kInfinity = 0x7F800000;
+constexpr uint32_t kFp8MaxBits = 0x43E00000;         // 448
+constexpr uint32_t kSmallestNormalBits = 0x3C800000; // 2^-6, the smallest normal float8_e4m3fn
 
 FP8BENCH_INLINE uint32_t bits_of(float value) {
   uint32_t bits;
@@ -54,16 +56,22 @@ FP8BENCH_INLINE float dynamic_scale(float absmax, const float *scale_ub, bool ue
 }
 
 // float8_e4m3fn code nearest to `y`, ties to even; saturates at +-448, NaN becomes 0x7F, a zero keeps its sign.
+//
+// Codes are 1/8 of the power of two below |y| apart, and 2^-9 below 2^-6. Floats are just so far apart from 2^20 times
+// that power on, so adding it rounds |y| as wanted, and leaves the number of steps, 8 to 16 (below 2^-6: 0 to 8), in
+// the last bits of the sum. The exponent makes the rest of the code, carries included.
 FP8BENCH_INLINE uint32_t encode(float y) {
   const uint32_t bits = bits_of(y);
   const uint32_t magnitude = bits & kMagnitude;
-  const uint32_t clamped = magnitude < 0x43E00000 ? magnitude : 0x43E00000; // 448
-  // 2^-6 and above: round 23 mantissa bits to 3 (a carry moves into the exponent, as it should) and shift the bias.
-  const uint32_t normal = ((clamped + 0x0007FFFF + ((clamped >> 20) & 1)) >> 20) - ((127 - 7) << 3);
-  // Below: multiples of 2^-9, which is the spacing of floats from 2^14 on, so adding 2^14 rounds as wanted.
-  const uint32_t subnormal = bits_of(float_of(clamped) + 16384.0f) - 0x46800000;
-  const uint32_t code = (clamped < 0x3C800000 ? subnormal : normal) | ((bits >> 24) & 0x80);
-  return magnitude > kInfinity ? kNanCode : code;
+  const uint32_t clamped = magnitude < kFp8MaxBits ? magnitude : kFp8MaxBits;
+  const uint32_t power = (clamped > kSmallestNormalBits ? clamped : kSmallestNormalBits) & kInfinity;
+  // Its exponent field counts steps of 8 codes, with 8 * (127 - 7 + 20 + 1) = 1128 too many; -1128 ends in the byte
+  // 152, which waits in the mantissa, where it costs nothing and is even, so that ties stay ties.
+  const uint32_t magic = power + (20u << 23) + 152;
+  const uint32_t code = bits_of(float_of(clamped) + float_of(magic)) + (magic >> 20);
+  // The code is made in the top byte: a compiler that sees eight bits in the bottom packs each operand by itself.
+  const uint32_t top = magnitude > kInfinity ? kNanCode << 24 : (code << 24) | (bits & ~kMagnitude);
+  return top >> 24;
 }
 
 } // namespace fp8bench

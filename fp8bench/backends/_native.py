@@ -44,6 +44,7 @@ class Arguments(ctypes.Structure):
         ("dtype", c_int32),
         ("column_major", c_int32),
         ("ue8m0", c_int32),
+        ("flags", c_int32),
     )
 
 
@@ -64,7 +65,7 @@ def arguments(
     scale: Tensor | None = None,
     scale_ub: Tensor | None = None,
 ) -> Arguments:
-    """The struct for one quantization; `workspace` and `stream` are null and for the caller to set.
+    """The struct for one quantization; `workspace`, `stream` and `flags` are null and for the caller to set.
 
     x: (tokens, hidden), last dimension contiguous. codes: (tokens, hidden), contiguous. scales: the scheme's shape
     and strides. scale: given scales of a static scheme, laid out like `scales`. scale_ub: one float32.
