@@ -1,0 +1,566 @@
+"""Nights in MLflow: the only module that imports mlflow.
+
+One flat run a night and backend, named by date and backend, so that the experiment's page reads as a calendar.
+Metric prefixes sort what matters first:
+
+    00_summary/...                     counts of verdicts, geometric means
+    01_geomean_us/<family>/<regime>    02_ratio_vs_baseline/...   04_speedup_over_torch/...
+    03_regressed_cells/<cell>          ratio of the offenders only
+    10_candidate_us/<cell> ...         every charted metric of every cell
+    20_curve_us/<family>/<regime>      time over size (step: elements), 21_curve_gbps likewise
+
+Commits and environment are tags, the baseline is a tag (`fp8bench.baseline` = device name), tables, raw samples,
+records and the report are artifacts. Everything is keyed by the tags `fp8bench.run_id` and `fp8bench.backend`, and
+every metric carries the night's own time: logging a night again finds its runs, and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from . import metrics, records, wording
+from .backends import REFERENCE
+from .errors import StoreError, UsageError
+from .metrics import CellFacts
+from .records import BuildReport, CheckReport, FamilyVerdict, Logged, Prepared, Verdict, Verdicts
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+    from .config import Config
+
+RUN_ID = "fp8bench.run_id"
+BACKEND = "fp8bench.backend"
+COMPLETE = "fp8bench.complete"
+BASELINE = "fp8bench.baseline"  # device name; on the runs of the night that was accepted for it
+ACCEPTED_AT = "fp8bench.accepted_at"
+DEVICE = "fp8bench.device_name"
+CANDIDATE_SHA = "fp8bench.candidate"
+VERDICT = "fp8bench.verdict"
+NIGHT_VERDICT = "fp8bench.night_verdict"
+DIRTY = "fp8bench.dirty"
+
+BATCH = 1000  # metrics a request
+PROBE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+UNFIT = (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT, Verdict.INVALID)  # verdicts no baseline should have
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The accepted build of a device, and the night that it was accepted from."""
+
+    sha: str
+    run_id: str
+    mlflow_run_id: str
+    device_name: str = ""
+    accepted_at: str = ""
+
+
+@dataclass(frozen=True)
+class Night:
+    """The records of a run directory that are logged."""
+
+    run_dir: Path
+    prepared: Prepared
+    builds: BuildReport
+    verdicts: Verdicts
+    facts: list[CellFacts]
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Night:
+        verdicts = records.read(Verdicts, run_dir / "verdicts.json")
+        checks = records.read(CheckReport, run_dir / "check.json")
+        return cls(
+            run_dir,
+            records.read(Prepared, run_dir / "prepare.json"),
+            records.read(BuildReport, run_dir / "build.json"),
+            verdicts,
+            metrics.facts(verdicts, checks),
+        )
+
+    @property
+    def milliseconds(self) -> int:
+        """The night's own time: the time stamp of all its metrics."""
+        return int(self.prepared.created.timestamp() * 1000)
+
+    def of(self, backend: str) -> list[CellFacts]:
+        return [facts for facts in self.facts if facts.cell.backend == backend]
+
+
+# ---- the face -----------------------------------------------------------------------------------------------
+
+
+def log_night(run_dir: Path, config: Config) -> Logged:
+    """Log the judged night in `run_dir` and return where it lies; a night that is there is found, not doubled.
+
+    A first night without findings becomes the baseline of its device, if that has none yet.
+    Raises StoreError when MLflow cannot be reached or refuses, RunDirError when a record is missing.
+    """
+    night = Night.read(run_dir)
+    with _session(config) as client:
+        experiment = _experiment(client, config)
+        runs = {
+            entry.backend: _log_backend(client, experiment, night, entry.backend) for entry in night.verdicts.backends
+        }
+        if night.prepared.first_night and night.verdicts.exit_code == 0 and not night.prepared.candidate.dirty:
+            device = night.prepared.environment.device_name
+            if _accepted(client, experiment, device) is None:
+                _accept(client, experiment, night.prepared.run_id, device)
+        links = _links(client, experiment, night, runs, config)
+    uri = wording.public_url(config.tracking_uri)
+    return Logged(tracking_uri=uri, experiment_id=experiment, runs=runs, links=links)
+
+
+def attach_report(run_dir: Path, config: Config) -> None:
+    """Add `report.html` to the runs of a logged night (the report is rendered after logging). Repeatable."""
+    logged = records.read(Logged, run_dir / "mlflow.json")
+    with _session(config) as client:
+        for run in logged.runs.values():
+            client.log_artifact(run, str(run_dir / "report.html"))
+
+
+def accepted_baseline(config: Config, device_name: str) -> Baseline | None:
+    """The build that was last accepted for a device, or None."""
+    with _session(config) as client:
+        return _accepted(client, _experiment(client, config), device_name)
+
+
+def accepted_baselines(config: Config) -> list[Baseline]:
+    """The accepted builds of all devices, by device name."""
+    with _session(config) as client:
+        runs = _search(client, _experiment(client, config), f"tags.`{BASELINE}` != ''")
+    latest = {run.data.tags[BASELINE]: run for run in sorted(runs, key=_when)}
+    return [_baseline(latest[device]) for device in sorted(latest)]
+
+
+def accept(config: Config, run_id: str = "", device_name: str | None = None, force: bool = False) -> Baseline:
+    """Make the candidate of night `run_id` (default: the latest) the baseline of its device.
+
+    UsageError when there is no such night, or when its candidate is no fit baseline and `force` is not given.
+    """
+    with _session(config) as client:
+        experiment = _experiment(client, config)
+        runs = _runs_of(client, experiment, run_id or _latest(client, experiment))
+        if not runs:
+            raise UsageError(
+                f"no night {run_id!r} in MLflow at {_where(config)}: log it first, or give another run id."
+            )
+        if not force:
+            _refuse_unfit(runs[0])
+        tags = runs[0].data.tags
+        return _accept(client, experiment, tags[RUN_ID], device_name or tags[DEVICE])
+
+
+def _refuse_unfit(run: Run) -> None:
+    tags = run.data.tags
+    if tags[NIGHT_VERDICT] in set(UNFIT):
+        raise UsageError(
+            f"night {tags[RUN_ID]} ended {tags[NIGHT_VERDICT]}: such a build should not be a baseline. "
+            "Accept another night, or use --force."
+        )
+    if DIRTY in tags:
+        raise UsageError(
+            f"night {tags[RUN_ID]} built uncommitted changes on top of {tags[CANDIDATE_SHA][:9]}, which nobody "
+            "can build again: commit and run a night, or use --force."
+        )
+
+
+# ---- connection ---------------------------------------------------------------------------------------------
+
+
+def _where(config: Config) -> str:
+    return wording.public_url(config.tracking_uri)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while: mlflow reads its limits from there at every request."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _session(config: Config) -> Iterator[MlflowClient]:
+    """A client that has answered once; whatever MLflow raises inside becomes a StoreError that names the URI."""
+    try:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a night reports to its owners only
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not a word about tables made at first use
+    except ImportError as error:
+        raise StoreError(f"MLflow cannot be imported ({error}): install fp8bench[mlflow].") from None
+    failures: tuple[type[Exception], ...] = (
+        MlflowException,
+        OSError,
+        ImportError,
+    )  # ImportError: a database without its driver
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        failures = (*failures, SQLAlchemyError)
+    except ImportError:  # a slim client of a server has no database of its own
+        pass
+    quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about MLflow's own use of SQLAlchemy
+            _prepare_sqlite(config.tracking_uri)
+            client = MlflowClient(config.tracking_uri)
+            with _environment(PROBE):
+                client.get_experiment_by_name(config.mlflow.experiment)
+            with _environment(quiet | limits):
+                yield client
+    except failures as error:
+        reason = wording.one_line(str(error).replace(config.tracking_uri, _where(config)), 300)
+        raise StoreError(
+            f"MLflow at {_where(config)} did not answer as it should: {reason} Check mlflow.tracking_uri; "
+            "the run directory keeps everything, and `fp8bench stage log` can be run again."
+        ) from None
+
+
+def _prepare_sqlite(uri: str) -> None:
+    """The folder of an SQLite file must be there before SQLite opens it."""
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _experiment(client: MlflowClient, config: Config) -> str:
+    """Id of the experiment, made at first use; artifacts of a local store lie beside its database."""
+    found = client.get_experiment_by_name(config.mlflow.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    place = None
+    if config.tracking_uri.startswith("sqlite:///"):
+        place = (config.home.resolve() / "mlflow-artifacts").as_uri()
+    return str(client.create_experiment(config.mlflow.experiment, artifact_location=place))
+
+
+def _quoted(value: str) -> str:
+    """A value for MLflow's filter language, which knows no escapes."""
+    return "'" + value.replace("'", "_") + "'"
+
+
+def _search(client: MlflowClient, experiment: str, condition: str, limit: int = 1000) -> list[Run]:
+    return list(client.search_runs([experiment], condition, max_results=limit, order_by=["attributes.start_time DESC"]))
+
+
+def _runs_of(client: MlflowClient, experiment: str, run_id: str) -> list[Run]:
+    return _search(client, experiment, f"tags.`{RUN_ID}` = {_quoted(run_id)}")
+
+
+def _latest(client: MlflowClient, experiment: str) -> str:
+    runs = _search(client, experiment, f"tags.`{COMPLETE}` = 'true'", limit=1)
+    if not runs:
+        raise UsageError("no night has been logged yet: run `fp8bench nightly` first.")
+    return str(runs[0].data.tags[RUN_ID])
+
+
+# ---- baseline -----------------------------------------------------------------------------------------------
+
+
+def _when(run: Run) -> str:
+    return str(run.data.tags.get(ACCEPTED_AT, ""))
+
+
+def _baseline(run: Run) -> Baseline:
+    tags = run.data.tags
+    return Baseline(tags[CANDIDATE_SHA], tags[RUN_ID], run.info.run_id, tags[BASELINE], _when(run))
+
+
+def _key(device_name: str) -> str:
+    return device_name.replace("'", "_")
+
+
+def _accepted(client: MlflowClient, experiment: str, device_name: str) -> Baseline | None:
+    runs = _search(client, experiment, f"tags.`{BASELINE}` = {_quoted(device_name)}")
+    return _baseline(max(runs, key=_when)) if runs else None
+
+
+def _accept(client: MlflowClient, experiment: str, run_id: str, device_name: str) -> Baseline:
+    """Tag the night's runs first and untag the older ones then: cut off between the two, the newest still counts."""
+    old = _search(client, experiment, f"tags.`{BASELINE}` = {_quoted(device_name)}")
+    now = pd.Timestamp.now("UTC").isoformat()
+    for run in _runs_of(client, experiment, run_id):
+        client.set_tag(run.info.run_id, ACCEPTED_AT, now)
+        client.set_tag(run.info.run_id, BASELINE, _key(device_name))
+    for run in old:
+        if run.data.tags[RUN_ID] != run_id:
+            client.delete_tag(run.info.run_id, BASELINE)
+    accepted = _accepted(client, experiment, device_name)
+    assert accepted is not None
+    return accepted
+
+
+# ---- one run ------------------------------------------------------------------------------------------------
+
+
+def _log_backend(client: MlflowClient, experiment: str, night: Night, backend: str) -> str:
+    """The MLflow run of a backend's night: found whole, finished, or made."""
+    condition = f"tags.`{RUN_ID}` = {_quoted(night.prepared.run_id)} and tags.`{BACKEND}` = {_quoted(backend)}"
+    found = _search(client, experiment, condition)
+    if found and found[0].data.tags.get(COMPLETE) == "true":
+        return str(found[0].info.run_id)
+    tags = _tags(night, backend)
+    if found:
+        run = str(found[0].info.run_id)
+    else:
+        name = f"{night.prepared.created:%Y-%m-%d} {backend}"
+        run = str(client.create_run(experiment, night.milliseconds, tags, name).info.run_id)
+    _fill(client, run, night, backend, tags)
+    client.set_tag(run, COMPLETE, "true")
+    client.set_terminated(run, "FINISHED")
+    return run
+
+
+def _fill(client: MlflowClient, run: str, night: Night, backend: str, tags: dict[str, str]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    parameters = [Param(name, value) for name, value in _params(night, backend).items()]
+    client.log_batch(run, params=parameters, tags=[RunTag(name, value) for name, value in tags.items()])
+    numbers = _metrics(night, backend)
+    for start in range(0, len(numbers), BATCH):
+        client.log_batch(run, numbers[start : start + BATCH])
+    with tempfile.TemporaryDirectory() as folder:
+        _write_artifacts(Path(folder), night, backend)
+        client.log_artifacts(run, folder)
+
+
+def _tags(night: Night, backend: str) -> dict[str, str]:
+    prepared, machine = night.prepared, night.prepared.environment
+    verdict = next(entry for entry in night.verdicts.backends if entry.backend == backend)
+    tags = {
+        RUN_ID: prepared.run_id,
+        BACKEND: backend,
+        VERDICT: verdict.verdict.value,
+        NIGHT_VERDICT: night.verdicts.verdict.value,
+        CANDIDATE_SHA: prepared.candidate.sha,
+        "fp8bench.baseline_sha": prepared.baseline.sha,
+        "fp8bench.baseline_run": prepared.baseline_run,
+        "fp8bench.repo": wording.public_url(prepared.repo),
+        "fp8bench.suite": prepared.suite,
+        DEVICE: machine.device_name,
+        "fp8bench.device_uuid": machine.device_uuid,
+        "fp8bench.host": machine.host,
+        "fp8bench.driver": machine.driver,
+        "mlflow.source.name": "fp8bench",
+        "mlflow.source.git.commit": prepared.candidate.sha,
+        "mlflow.note.content": _note(night, verdict.sentence),
+        **{f"fp8bench.version.{name}": version for name, version in machine.versions.items()},
+    }
+    if prepared.candidate.dirty:
+        tags[DIRTY] = "true"
+    return {name: value for name, value in tags.items() if value}
+
+
+def _note(night: Night, sentence: str) -> str:
+    """The run's description, in Markdown; code spans keep markup in subjects as text."""
+    prepared = night.prepared
+    lines = [f"**{sentence}**", "", f"Night `{prepared.run_id}`: {night.verdicts.sentence}", ""]
+    for role, commit in (("candidate", prepared.candidate), ("baseline", prepared.baseline)):
+        subject = wording.one_line(f"{commit.subject} ({commit.author})").replace("`", "'")
+        lines.append(f"- {role} `{commit.short}` `{subject}`")
+    return "\n".join([*lines, "", "The report is among the artifacts: `report.html`."])
+
+
+def _params(night: Night, backend: str) -> dict[str, str]:
+    prepared, verdicts = night.prepared, night.verdicts
+    values = {
+        "backend": backend,
+        "suite": prepared.suite,
+        "device": prepared.environment.device,
+        "candidate": prepared.candidate.short,
+        "baseline": prepared.baseline.short,
+        "first_night": prepared.first_night,
+        "margin": verdicts.margin,
+        "confidence": verdicts.confidence,
+        "seed": prepared.seed,
+        "cells": len(night.of(backend)),
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+# ---- metrics ------------------------------------------------------------------------------------------------
+
+
+def _metrics(night: Night, backend: str) -> list[Metric]:
+    """Everything that is charted, in the order in which it should be seen."""
+    from mlflow.entities import Metric
+
+    def of_time(key: str, value: float | None, step: int = 0) -> Iterator[Metric]:
+        if value is not None:
+            yield Metric(key, value, night.milliseconds, step)
+
+    mine = night.of(backend)
+    rows = [*_summary(night, backend), *_by_family(night, backend), *_by_cell(mine)]
+    found = [metric for key, value in rows for metric in of_time(key, value)]
+    for key, value, step in _curves(mine):
+        found.extend(of_time(key, value, step))
+    return found
+
+
+def _summary(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
+    verdict = next(entry for entry in night.verdicts.backends if entry.backend == backend)
+    counts = verdict.counts
+    failed = sum(counts.get(kind, 0) for kind in (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT))
+    mine = night.of(backend)
+    yield "00_summary/cells_regressed", counts.get(Verdict.REGRESSED, 0)
+    yield "00_summary/cells_failed", failed
+    yield "00_summary/cells_improved", counts.get(Verdict.IMPROVED, 0)
+    yield "00_summary/cells_unresolved", counts.get(Verdict.UNRESOLVED, 0)
+    yield "00_summary/cells_measured", sum(facts.verdict.effect is not None for facts in mine)
+    yield "00_summary/cells_expected", len(mine)
+    for name in ("candidate_us", "ratio_vs_baseline", "speedup_over_torch"):
+        if name != "speedup_over_torch" or backend != REFERENCE:
+            yield f"00_summary/geomean_{name}", metrics.geomean(metrics.metric(name).compute(facts) for facts in mine)
+    differing = metrics.metric("differing_share").compute
+    yield "00_summary/largest_differing_share", metrics.worst(differing(facts) for facts in mine)
+
+
+def _by_family(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
+    families: list[FamilyVerdict] = [entry for entry in night.verdicts.families if entry.backend == backend]
+    for prefix, name in (("01_geomean_us", "candidate_us"), ("02_ratio_vs_baseline", "ratio_vs_baseline")):
+        compute = metrics.metric(name).compute
+        for family in families:
+            mine = [facts for facts in night.of(backend) if _belongs(facts, family)]
+            yield f"{prefix}/{family.family}/{family.regime}", metrics.geomean(compute(facts) for facts in mine)
+    for facts in night.of(backend):
+        if facts.verdict.verdict is Verdict.REGRESSED:
+            yield f"03_regressed_cells/{_path(facts)}", metrics.metric("ratio_vs_baseline").compute(facts)
+    for speedup in night.verdicts.speedups:
+        if speedup.backend == backend:
+            yield f"04_speedup_over_torch/{speedup.family}/{speedup.regime}", speedup.candidate
+
+
+def _belongs(facts: CellFacts, family: FamilyVerdict) -> bool:
+    return facts.cell.case.family == family.family and facts.cell.regime == family.regime
+
+
+def _path(facts: CellFacts) -> str:
+    """The cell's id without its backend, which the run already names."""
+    return facts.cell.id.partition("/")[2]
+
+
+def _by_cell(mine: list[CellFacts]) -> Iterator[tuple[str, float | None]]:
+    for metric in metrics.METRICS:
+        if metric.charted:
+            for facts in mine:
+                yield f"10_{metric.name}/{_path(facts)}", metric.compute(facts)
+
+
+def _curves(mine: list[CellFacts]) -> Iterator[tuple[str, float | None, int]]:
+    """Time and bandwidth over size: sizes with equally many elements are one point, their geometric mean."""
+    points: dict[tuple[str, str, int], list[CellFacts]] = {}
+    for facts in mine:
+        case = facts.cell.case
+        points.setdefault((case.family, facts.cell.regime, case.tokens * case.hidden), []).append(facts)
+    for prefix, name in (("20_curve_us", "candidate_us"), ("21_curve_gbps", "bandwidth_gbps")):
+        compute = metrics.metric(name).compute
+        for (family, regime, elements), cells in sorted(points.items()):
+            yield f"{prefix}/{family}/{regime}", metrics.geomean(compute(facts) for facts in cells), elements
+
+
+# ---- artifacts ----------------------------------------------------------------------------------------------
+
+
+def cell_table(facts: list[CellFacts]) -> pd.DataFrame:
+    """One row a cell: its coordinates, verdict, effect with interval, and every metric of the table."""
+    return pd.DataFrame([_row(entry) for entry in facts])
+
+
+def _row(facts: CellFacts) -> dict[str, Any]:
+    case, effect = facts.cell.case, facts.verdict.effect
+    return {
+        "cell": facts.cell.id,
+        "backend": facts.cell.backend,
+        "scheme": case.scheme.name,
+        "dtype": case.dtype,
+        "tokens": case.tokens,
+        "hidden": case.hidden,
+        "regime": facts.cell.regime,
+        "verdict": facts.verdict.verdict.value,
+        "effect": effect and effect.value,
+        "lower": effect and effect.lower,
+        "upper": effect and effect.upper,
+        "p_value": effect and effect.p_value,
+        **{metric.name: metric.compute(facts) for metric in metrics.METRICS},
+        "reason": facts.verdict.reason,
+    }
+
+
+def _write_artifacts(folder: Path, night: Night, backend: str) -> None:
+    """Tables, samples, records, and logs as the run shows them; names are fixed, so a second upload replaces."""
+    cell_table(night.of(backend)).to_csv(folder / "cells.csv", index=False)
+    samples = _samples(night.run_dir, backend)
+    if samples is not None:
+        samples.to_parquet(folder / "samples.parquet", index=False)
+    (folder / "records").mkdir()
+    for file in sorted(night.run_dir.glob("*.json")):
+        if file.name not in ("mlflow.json", "config.json"):  # settings may name accounts: they stay on the machine
+            (folder / "records" / file.name).write_text(_public(file.read_text(), night.prepared.repo))
+    if (report := night.run_dir / "report.html").is_file():
+        shutil.copy2(report, folder)
+
+
+def _public(text: str, repo: str) -> str:
+    """`text` without the password that the address of a repository may hold."""
+    return text.replace(repo, wording.public_url(repo))
+
+
+def _samples(run_dir: Path, backend: str) -> pd.DataFrame | None:
+    """Raw samples of a backend's cells, all shards and launches."""
+    files = sorted(run_dir.glob("samples/*/*.parquet"))
+    tables = [table[table["cell"].str.startswith(f"{backend}/")] for table in map(pd.read_parquet, files)]
+    present = [table for table in tables if len(table)]
+    return pd.concat(present, ignore_index=True) if present else None
+
+
+# ---- links --------------------------------------------------------------------------------------------------
+
+
+def _ui(config: Config) -> str:
+    uri = _where(config)
+    return config.mlflow.ui_url.rstrip("/") or (uri.rstrip("/") if uri.startswith(("http://", "https://")) else "")
+
+
+def _links(client: MlflowClient, experiment: str, night: Night, runs: dict[str, str], config: Config) -> dict[str, str]:
+    """Addresses in the MLflow UI: `experiment`, `report`, a run a backend, `compare <backend>` with the baseline's."""
+    base = _ui(config)
+    if not base:
+        return {}
+    home = f"{base}/#/experiments/{experiment}"
+    links = {"experiment": f"{home}/runs"} | {name: f"{home}/runs/{run}" for name, run in runs.items()}
+    if runs:
+        links["report"] = f"{home}/runs/{next(iter(runs.values()))}/artifacts/report.html"
+    if night.prepared.baseline_run:
+        for run in _runs_of(client, experiment, night.prepared.baseline_run):
+            backend = run.data.tags[BACKEND]
+            if backend in runs:
+                both = quote(json.dumps([run.info.run_id, runs[backend]]))
+                links[f"compare {backend}"] = (
+                    f"{base}/#/compare-runs?runs={both}&experiments={quote(json.dumps([experiment]))}"
+                )
+    return links
