@@ -27,8 +27,13 @@ enum fp8bench_status {
   FP8BENCH_LAUNCH_FAILED = 3, // the device refused; fp8bench_last_error() says why
 };
 
+// The CPU ignores them.
 enum fp8bench_flags {
-  FP8BENCH_NO_PDL = 1, // launch without programmatic dependent launch; the CPU ignores it
+  FP8BENCH_NO_PDL = 1, // launch without programmatic dependent launch
+  // For measuring launch shapes: what to take instead of the dispatch table's choice, 0 for its choice.
+  FP8BENCH_VECTORS_SHIFT = 8,  // bits 8-15: 16-byte vectors a thread
+  FP8BENCH_THREADS_SHIFT = 16, // bits 16-23: threads a block, in warps
+  FP8BENCH_CLUSTER_SHIFT = 24, // bits 24-27: blocks a cluster; 15: two kernels instead of a cluster
 };
 
 // group: 0 one scale per tensor, -1 one per token, N >= 1 one per N neighbouring elements of a token.
