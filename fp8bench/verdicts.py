@@ -144,7 +144,7 @@ def judge(
     cells = _judge_cells(night, samples)
     moves = _family_changes(night, cells)
     families = [_family_verdict(night, key, members, moves.get(key)) for key, members in _by_family(cells).items()]
-    if reason := _why_invalid(night, cells, moves, timed):
+    if reason := _why_invalid(night, timed):
         cells = [cell.model_copy(update=_invalid(cell.verdict, reason)) for cell in cells]
         families = [family.model_copy(update=_invalid(family.verdict)) for family in families]
     backends = [_judge_backend(night, name, cells, families, reason) for name in _backend_names(prepared)]
@@ -193,18 +193,22 @@ def _night_sentence(prepared: Prepared, backends: Sequence[BackendVerdict], inva
 def _judge_cells(night: _Night, samples: pd.DataFrame) -> list[CellVerdict]:
     found = {cell: _before_timing(night, Cell.parse(cell)) for cell in night.prepared.cells}
     timed = [cell for cell, early in found.items() if early is None and cell in night.effects]
-    estimates = {cell: _estimate(night, night.effects[cell]) for cell in timed}
-    whole = {cell: estimate for cell, estimate in estimates.items() if estimate is not None}
-    tested = {cell: estimate for cell, estimate in whole.items() if not night.is_control(_backend(cell))}
-    judged = changes(tested, night.margin, night.settings.alpha)
-    judged |= {cell: (Verdict.CONTROL, _effect(whole[cell])) for cell in whole.keys() - tested.keys()}
+    estimates = {cell: _estimate(night, _backend(cell), night.effects[cell]) for cell in timed}
+    whole = {cell: value for cell, value in estimates.items() if value is not None}
+    controls = [cell for cell in timed if night.is_control(_backend(cell))]
+    judged: dict[str, tuple[Verdict, Effect | None]] = {
+        **changes({cell: whole[cell] for cell in whole.keys() - set(controls)}, night.margin, night.settings.alpha),
+        **{cell: (Verdict.CONTROL, _effect(whole[cell]) if cell in whole else None) for cell in controls},
+    }
     times, spread = stats.cell_times(samples), stats.relative_spread(samples, CANDIDATE)
     return [_cell_verdict(night, cell, early, judged.get(cell), times, spread) for cell, early in found.items()]
 
 
-def _estimate(night: _Night, effects: Iterable[float]) -> stats.Estimate | None:
+def _estimate(night: _Night, backend: str, effects: Iterable[float]) -> stats.Estimate | None:
+    """The effect over launches; None of too few. Controls accuse nobody, so two launches do."""
     estimate = stats.estimate(effects, night.margin, night.settings.confidence)
-    return estimate if estimate and estimate.launches >= night.settings.min_launches else None
+    enough = 2 if night.is_control(backend) else night.settings.min_launches
+    return estimate if estimate and estimate.launches >= enough else None
 
 
 def _effect(estimate: stats.Estimate) -> Effect:
@@ -251,7 +255,7 @@ def _cell_verdict(
     night: _Night,
     cell: str,
     early: tuple[Verdict, str] | None,
-    late: Change | None,
+    late: tuple[Verdict, Effect | None] | None,
     times: pd.DataFrame,
     spread: pd.Series[float],
 ) -> CellVerdict:
@@ -303,7 +307,7 @@ def _family_changes(night: _Night, cells: Sequence[CellVerdict]) -> dict[_Key, C
     estimates: dict[_Key, stats.Estimate] = {}
     for key, members in _by_family(cells).items():
         timed = [cell.cell for cell in members if cell.effect]
-        value = _estimate(night, stats.mean_of_cells(night.effects[timed])) if timed else None
+        value = _estimate(night, key[0], stats.mean_of_cells(night.effects[timed])) if timed else None
         if value is not None:
             estimates[key] = value
     judged: dict[_Key, Change] = {}
@@ -329,18 +333,16 @@ def _family_verdict(night: _Night, key: _Key, members: Sequence[CellVerdict], ju
     )
 
 
-def _why_invalid(
-    night: _Night, cells: Sequence[CellVerdict], moves: Mapping[_Key, Change], timed: Sequence[TimingReport]
-) -> str:
+def _why_invalid(night: _Night, timed: Sequence[TimingReport]) -> str:
     """Why the machine cannot be believed tonight, or ""."""
     share = throttled_share(timed)
     if share > night.settings.max_throttled_share:
         return f"the device was throttled in {share:.0%} of the launches"
     expected = [cell for cell in night.prepared.cells if _before_timing(night, Cell.parse(cell)) is None]
-    measured = sum(cell.effect is not None for cell in cells)
+    measured = sum(cell in night.effects for cell in expected)
     if expected and measured < night.settings.min_timed_share * len(expected):
         return f"only {measured} of {len(expected)} cells could be timed"
-    return _moved_control(night, moves)
+    return _moved_control(night)
 
 
 def throttled_share(timed: Sequence[TimingReport]) -> float:
@@ -350,12 +352,18 @@ def throttled_share(timed: Sequence[TimingReport]) -> float:
     return len(throttled) / launches if launches else 0.0
 
 
-def _moved_control(night: _Night, moves: Mapping[_Key, Change]) -> str:
-    """Controls run the same machine code twice: a family of them that moved shows a machine that cannot be believed."""
-    for (backend, family, regime), (verdict, effect) in sorted(moves.items()):
-        if night.is_control(backend) and verdict in (Verdict.REGRESSED, Verdict.IMPROVED):
-            moved = wording.effect_text(effect)
-            return f"the control {backend} {family} {regime} moved by {moved} although its machine code is the same"
+def _moved_control(night: _Night) -> str:
+    """Controls run the same machine code twice: when they move together, the machine cannot be believed.
+
+    They are timed in few launches, so each cell and launch counts as a replicate.
+    """
+    for backend in _backend_names(night.prepared):
+        controls = [cell for cell in night.effects if str(cell).startswith(f"{backend}/") and night.is_control(backend)]
+        effects = night.effects[controls].to_numpy(dtype=float).ravel()
+        moved = stats.estimate(effects, night.margin, night.settings.confidence)
+        if moved and moved.launches > 2 and min(moved.p_slower, moved.p_faster) < night.settings.alpha:
+            said = wording.effect_text(_effect(moved))
+            return f"the controls of {wording.title(backend)} moved by {said} although their machine code is the same"
     return ""
 
 
