@@ -98,14 +98,29 @@ def _compiled(scheme: Scheme, name: str) -> Callable[..., tuple[Tensor, Tensor]]
 class TorchBackend:
     name = "torch"
 
+    def __init__(self) -> None:
+        self._runs: dict[object, Callable[..., tuple[Tensor, Tensor]]] = {}
+
+    def _run(self, scheme: Scheme, x: Tensor, scale_ub: Tensor | None) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Compiled once for an exact size and layout, however many buffer sets it is bound to."""
+        key = (scheme, x.dtype, x.shape, x.stride(), x.device, scale_ub is None)
+        if key not in self._runs:
+            tokens, hidden = x.shape
+            self._runs[key] = _compiled(scheme, f"quantize_{scheme.name.replace('-', '_')}_{tokens}x{hidden}")
+        return self._runs[key]
+
     def supports(self, case: Case, device: str) -> str | None:
         if device == "cuda":
             if not torch.cuda.is_available():
                 return "torch sees no CUDA device"
             major, minor = torch.cuda.get_device_capability()
-            return None if (major, minor) >= (8, 9) else f"Inductor needs sm_89 for float8_e4m3fn, not sm_{major}{minor}"
+            return (
+                None if (major, minor) >= (8, 9) else f"Inductor needs sm_89 for float8_e4m3fn, not sm_{major}{minor}"
+            )
         compiler = os.environ.get("CXX", "g++")
-        return None if shutil.which(compiler.split()[0]) else f"Inductor needs a C++ compiler, and {compiler} is not here"
+        return (
+            None if shutil.which(compiler.split()[0]) else f"Inductor needs a C++ compiler, and {compiler} is not here"
+        )
 
     def bind(
         self,
@@ -117,16 +132,9 @@ class TorchBackend:
         scale_ub: Tensor | None = None,
     ) -> Callable[[], tuple[Tensor, Tensor]]:
         """Compiles for this very size and runs once. The call returns tensors of its own, not `codes`, `scales`."""
-        tokens, hidden = x.shape
-        run = _compiled(scheme, f"quantize_{scheme.name.replace('-', '_')}_{tokens}x{hidden}")
-        with torch.no_grad():
-            run(x, scale, scale_ub)
-
-        def call() -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
-                return run(x, scale, scale_ub)
-
-        return call
+        run = self._run(scheme, x, scale_ub)
+        run(x, scale, scale_ub)
+        return lambda: run(x, scale, scale_ub)
 
 
 def create(build: Path) -> TorchBackend:
