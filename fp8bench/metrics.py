@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import geometric_mean
 from typing import Literal
 
 from .backends import REFERENCE
 from .records import CellVerdict, CheckReport, CheckResult, Verdicts
 from .spec import CANDIDATE, Cell
+from .stats import geometric_mean
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def _of_candidate(checks: CheckReport | None) -> list[CheckResult]:
 
 def geomean(values: Iterable[float | None]) -> float | None:
     """Geometric mean of the values that are there; None when there is none."""
-    present = [value for value in values if value is not None and value > 0]
-    return geometric_mean(present) if present else None
+    return geometric_mean(value for value in values if value)
 
 
 def worst(values: Iterable[float | None]) -> float | None:

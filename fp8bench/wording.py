@@ -93,6 +93,11 @@ def verdict_counts(counts: dict[Verdict, int]) -> str:
     return ", ".join(f"{counts[verdict]} {WORDS[verdict]}" for verdict in Verdict if counts.get(verdict))
 
 
+def headline(verdict: Verdict, exit_code: int) -> str:
+    """The night in two or three words."""
+    return "no regression" if exit_code == 0 else WORDS[verdict]
+
+
 def backend_sentence(backend: str, verdict: Verdict, cells: Iterable[CellVerdict], reason: str = "") -> str:
     """One sentence on what the night found for a backend, from its cells."""
     cells = list(cells)
@@ -102,9 +107,10 @@ def backend_sentence(backend: str, verdict: Verdict, cells: Iterable[CellVerdict
         worst = max((cell for cell in accused if cell.effect), key=lambda cell: _value(cell.effect), default=None)
         tail = f", worst {effect_text(worst.effect)} {worst.cell.partition('/')[2]}" if worst else ""
         return f"{name}: {count(len(accused), 'cell')} regressed{tail}"
-    if verdict in (Verdict.OK, Verdict.CONTROL, Verdict.IMPROVED):
-        counted = verdict_counts(Counter(cell.verdict for cell in cells))
-        return f"{name}: {WORDS[verdict]} ({counted})"
+    if verdict is Verdict.CONTROL:
+        return f"{name}: unchanged, the same machine code in both builds ({count(len(cells), 'cell')})"
+    if verdict in (Verdict.OK, Verdict.IMPROVED, Verdict.UNRESOLVED):
+        return f"{name}: no regression ({verdict_counts(Counter(cell.verdict for cell in cells))})"
     reason = reason or next((cell.reason for cell in accused if cell.reason), "")
     number = f"{count(len(accused), 'cell')} " if accused else ""
     return f"{name}: {number}{WORDS[verdict]}" + (f": {one_line(reason, 200)}" if reason else "")

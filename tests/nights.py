@@ -4,48 +4,40 @@
     make_night(directory, "wrong", suite="reference")           # reference-like: 900 cells on an H200
 
 The samples are drawn with a fixed seed around a simple model of each kernel (bytes over bandwidth plus a fixed
-cost, a launch effect, noise), and the verdicts are computed from them: launches as replicates, a t interval.
+cost, a launch effect, noise); the verdicts are what `fp8bench.verdicts` makes of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from fp8bench import metrics, wording
-from fp8bench.config import Config
+from fp8bench.config import Config, VerdictSettings
 from fp8bench.records import (
-    BackendVerdict,
     BuildReport,
     Built,
     BuiltLibrary,
-    Cause,
-    CellVerdict,
     CheckReport,
     CheckResult,
     CheckStatus,
     Commit,
     DeviceState,
-    Effect,
     Environment,
-    FamilyVerdict,
     LaunchFailure,
     Prepared,
-    Speedup,
     TimingReport,
-    Verdict,
     Verdicts,
+    read,
     write,
     write_bytes,
 )
 from fp8bench.spec import BASELINE, CANDIDATE, ROLES, Case, Cell, Scheme
+from fp8bench.verdicts import judge
 
 STATES = ("clean", "regressed", "wrong", "crashed", "not_built", "invalid", "first_night")
 SUITES = ("smoke", "reference")
@@ -98,13 +90,12 @@ ENVIRONMENTS = {
         },
     ),
 }
-FAILURES = {  # state -> (verdict, check status, detail)
+FAILURES = {  # state -> (check status, detail)
     "wrong": (
-        Verdict.WRONG,
         CheckStatus.WRONG,
         "code at [3, 517]: got -448.0 (0xFE), oracle has -416.0 (0xFD); 0.8% of the codes differ",
     ),
-    "crashed": (Verdict.CRASHED, CheckStatus.CRASHED, "the worker process ended by signal 11 (segmentation fault)"),
+    "crashed": (CheckStatus.CRASHED, "the worker process ended by signal 11 (segmentation fault)"),
 }
 BUILD_ERROR = "csrc/cpu/quantize.cpp:118: error: expected ';' before 'return' <unknown>"
 
@@ -130,6 +121,11 @@ class Plan:
         """The backend that a planted failure hits."""
         return "cuda" if self.suite == "reference" else "cpu"
 
+    @property
+    def inspected(self) -> tuple[str, ...]:
+        """Backends that are built without being timed."""
+        return () if self.device == "cuda" else ("cuda",)
+
 
 def make_night(
     directory: Path,
@@ -152,7 +148,7 @@ def make_night(
         "build": lambda: _write_build(directory, plan),
         "check": lambda: write(_check_report(plan, random), directory / "check.json"),
         "time": lambda: _write_times(directory, plan, samples),
-        "judge": lambda: write(_verdicts(plan, samples), directory / "verdicts.json"),
+        "judge": lambda: write(_verdicts(directory, plan, samples), directory / "verdicts.json"),
     }
     for name, step in steps.items():
         step()
@@ -237,6 +233,7 @@ def _prepared(plan: Plan, run_id: str, created: datetime, seed: int) -> Prepared
         suspects=(SUSPECT,) if changed else (),
         suite=plan.suite,
         cells=cells,
+        inspected=plan.inspected,
         shards=(cells,),
         environment=ENVIRONMENTS[plan.device],
         harness=HARNESS,
@@ -261,7 +258,7 @@ def _built(directory: Path, plan: Plan, role: str) -> Built:
     if plan.device == "cuda":
         text = "per_token<bf16, 4>: 40 registers, 0 bytes spill, 1024 bytes shared memory\n"
         write_bytes(text.encode(), path / "resources-cuda.txt")
-    libraries = tuple(_library(plan, backend, changed) for backend in plan.backends)
+    libraries = tuple(_library(plan, backend, changed) for backend in (*plan.backends, *plan.inspected))
     commit = SUSPECT if changed else BASE
     return Built(role=role, commit=commit.sha, path=str(path), libraries=libraries, seconds=21.4, cached=not changed)
 
@@ -288,7 +285,7 @@ def _check(plan: Plan, backend: str, case: str, role: str, failed: bool, random:
     if failed and plan.state == "not_built":
         return CheckResult(role=role, backend=backend, case=case, status=CheckStatus.MISSING, detail="not built")
     if failed:
-        _, status, detail = FAILURES[plan.state]
+        status, detail = FAILURES[plan.state]
         wrong = {"differing_share": 0.008, "largest_code_step": 3, "scale_error": 0.0} if plan.state == "wrong" else {}
         return CheckResult(role=role, backend=backend, case=case, status=status, detail=detail, **wrong)
     share = float(np.round(random.uniform(0, 0.004), 5)) if backend == "torch" else 0.0
@@ -362,141 +359,20 @@ def _timing_report(plan: Plan) -> TimingReport:
     failures = ()
     if plan.state == "crashed":
         failed = min(plan.failed)
-        failures = (LaunchFailure(launch=0, cell=failed, status="crashed", detail=FAILURES["crashed"][2]),)
+        failures = (LaunchFailure(launch=0, cell=failed, status="crashed", detail=FAILURES["crashed"][1]),)
     return TimingReport(shard=0, launches=plan.launches, failures=failures, states=states, seconds=218.0)
 
 
 # ---- verdicts -----------------------------------------------------------------------------------------------
 
 
-def _effect(by_launch: np.ndarray, margin: float) -> Effect:
-    count = len(by_launch)
-    mean, error = float(np.mean(by_launch)), float(np.std(by_launch, ddof=1) / math.sqrt(count))
-    half = float(stats.t.ppf(0.975, count - 1)) * error
-    p_value = float(stats.t.sf((mean - margin) / error, count - 1))
-    return Effect(value=mean, lower=mean - half, upper=mean + half, p_value=p_value, launches=count)
-
-
-def _verdict_of(plan: Plan, cell_backend: str, effect: Effect) -> Verdict:
-    if plan.state == "invalid":
-        return Verdict.INVALID
-    if cell_backend == "torch" or plan.state in ("clean", "first_night"):
-        return Verdict.CONTROL
-    if effect.value > plan.margin and effect.p_value < 0.001:
-        return Verdict.REGRESSED
-    if effect.upper < -plan.margin:
-        return Verdict.IMPROVED
-    return Verdict.UNRESOLVED if effect.upper > plan.margin else Verdict.OK
-
-
-def _verdicts(plan: Plan, samples: pd.DataFrame) -> Verdicts:
-    logs = samples.assign(log=np.log(samples["seconds"]))
-    by_launch = logs.pivot_table(index="cell", columns=["launch", "role"], values="log", aggfunc="mean")
-    effects = by_launch.xs(CANDIDATE, axis=1, level="role") - by_launch.xs(BASELINE, axis=1, level="role")
-    medians = samples.pivot_table(index="cell", columns="role", values="seconds", aggfunc="median") * 1e6
-    cells = tuple(_cell_verdict(plan, cell, effects, medians) for cell in plan.cells)
-    backends = tuple(_backend_verdict(plan, backend, cells) for backend in plan.backends)
-    loudest = min((entry.verdict for entry in backends), key=list(Verdict).index)
-    return Verdicts(
-        verdict=loudest,
-        exit_code=EXIT_CODES.get(plan.state, 0),
-        sentence="; ".join(entry.sentence for entry in backends) + ".",
-        cells=cells,
-        families=_families(plan, effects),
-        speedups=_speedups(plan, medians),
-        backends=backends,
-        causes=_causes(plan, cells),
-        margin=plan.margin,
-    )
-
-
-def _cell_verdict(plan: Plan, cell: Cell, effects: pd.DataFrame, medians: pd.DataFrame) -> CellVerdict:
-    if cell.id in plan.failed:
-        if plan.state == "not_built":
-            return CellVerdict(cell=cell.id, verdict=Verdict.NOT_BUILT, reason=BUILD_ERROR)
-        verdict, _, detail = FAILURES[plan.state]
-        return CellVerdict(cell=cell.id, verdict=verdict, reason=detail)
-    effect = _effect(effects.loc[cell.id].to_numpy(), plan.margin)
-    verdict = _verdict_of(plan, cell.backend, effect)
-    return CellVerdict(
-        cell=cell.id,
-        verdict=verdict,
-        reason="throttled: hw_thermal" if verdict is Verdict.INVALID else "",
-        effect=effect,
-        baseline_us=float(medians.loc[cell.id, BASELINE]),
-        candidate_us=float(medians.loc[cell.id, CANDIDATE]),
-        spread=0.012,
-    )
-
-
-def _backend_verdict(plan: Plan, backend: str, cells: tuple[CellVerdict, ...]) -> BackendVerdict:
-    mine = [cell for cell in cells if cell.cell.startswith(f"{backend}/")]
-    counts = Counter(cell.verdict for cell in mine)
-    verdict = min(counts, key=list(Verdict).index)
-    if verdict in (Verdict.UNRESOLVED, Verdict.IMPROVED, Verdict.CONTROL):
-        verdict = Verdict.OK
-    reason = "the processor throttled (hw_thermal)" if verdict is Verdict.INVALID else ""
-    sentence = wording.backend_sentence(backend, verdict, mine, reason)
-    return BackendVerdict(backend=backend, verdict=verdict, sentence=sentence, counts=dict(counts))
-
-
-def _keys(plan: Plan) -> dict[tuple[str, str, str], list[str]]:
-    keys: dict[tuple[str, str, str], list[str]] = {}
-    for cell in plan.cells:
-        keys.setdefault((cell.backend, cell.case.family, cell.regime), []).append(cell.id)
-    return keys
-
-
-def _families(plan: Plan, effects: pd.DataFrame) -> tuple[FamilyVerdict, ...]:
-    found = []
-    for (backend, family, regime), ids in _keys(plan).items():
-        timed = [name for name in ids if name not in plan.failed]
-        effect = _effect(effects.loc[timed].mean().to_numpy(), plan.margin) if timed else None
-        verdict = _verdict_of(plan, backend, effect) if effect else FAILURES.get(plan.state, (Verdict.NOT_BUILT,))[0]
-        entry = FamilyVerdict(
-            backend=backend, family=family, regime=regime, verdict=verdict, effect=effect, cells=len(timed)
-        )
-        found.append(entry)
-    return tuple(found)
-
-
-def _speedups(plan: Plan, medians: pd.DataFrame) -> tuple[Speedup, ...]:
-    found = []
-    for (backend, family, regime), ids in _keys(plan).items():
-        if backend == "torch":
-            continue
-        timed = [name for name in ids if name in medians.index]
-        ratios = {
-            role: metrics.geomean(
-                medians.loc[f"torch/{name.partition('/')[2]}", role] / medians.loc[name, role] for name in timed
-            )
-            for role in ROLES
-        }
-        left_out = len(ids) - len(timed)
-        found.append(
-            Speedup(backend=backend, family=family, regime=regime, **ratios, counted=len(timed), missing=left_out)
-        )
-    return tuple(found)
-
-
-def _causes(plan: Plan, cells: tuple[CellVerdict, ...]) -> tuple[Cause, ...]:
-    told = (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT, Verdict.REGRESSED)
-    accused = [cell for cell in cells if cell.verdict in told]
-    if not accused:
-        return ()
-    timed = [cell for cell in accused if cell.effect]
-    worst = max(timed, key=lambda cell: cell.effect.value if cell.effect else 0.0, default=accused[0])
-    verdict = accused[0].verdict
-    return (
-        Cause(
-            id=f"{plan.victim}-{verdict.lower().replace('_', '-')}-{SUSPECT.sha[:7]}",
-            backend=plan.victim,
-            verdict=verdict,
-            families=tuple(dict.fromkeys(Cell.parse(cell.cell).case.family for cell in accused)),
-            cells=tuple(cell.cell for cell in accused),
-            worst=worst.effect,
-            worst_cell=worst.cell,
-            suspects=(SUSPECT.sha,),
-            detail=accused[0].reason,
-        ),
+def _verdicts(directory: Path, plan: Plan, samples: pd.DataFrame) -> Verdicts:
+    """What the project's own judge makes of the records and samples written so far."""
+    return judge(
+        read(Prepared, directory / "prepare.json"),
+        read(BuildReport, directory / "build.json"),
+        read(CheckReport, directory / "check.json"),
+        [_timing_report(plan)],
+        samples,
+        VerdictSettings(),
     )
