@@ -1,0 +1,269 @@
+"""An Airflow of one's own: SQLite, LocalExecutor, loopback only, gone when its user is gone.
+
+Design. One `EmbeddedAirflow` owns a home directory (a lock says so), the four components as child processes, and
+a small REST client. Its user is a context manager: what was started is stopped on every way out.
+
+* Every task that the scheduler starts is a process group of its own, and would outlive the scheduler. So this process
+  declares itself the reaper of its orphans, and ends its whole family, not a list of process ids.
+* A parent that is killed outright cannot tidy up: the components ask the kernel for SIGTERM when it dies.
+* The database is migrated only when it was last migrated by another version of Airflow.
+* Everything goes through the REST API: its answers are the ones that a remote Airflow would give too.
+* Nothing here needs console scripts on PATH: components are `python -m airflow ...`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.metadata
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import psutil
+
+from fp8bench.errors import Fp8BenchError
+
+COMPONENTS = {
+    "api-server": ("--host", "127.0.0.1", "--workers", "1"),
+    "scheduler": ("--skip-serve-logs",),
+    "dag-processor": (),
+    "triggerer": ("--skip-serve-logs",),
+}
+HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+START_SECONDS = 240  # generous: a busy machine takes long to import Airflow four times
+STOP_SECONDS = 8
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class AirflowError(Fp8BenchError):
+    """The embedded Airflow could not do what it was asked."""
+
+
+class ApiError(AirflowError):
+    """An answer of the REST API that is not a success."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"Airflow answered {status}: {detail}")
+        self.status = status
+
+
+def free_port(wanted: int) -> int:
+    """`wanted` on the loopback interface, or any other port when it is taken."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise AirflowError("no port is free on 127.0.0.1: end other servers and try again.")
+
+
+def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str, str]:
+    """The environment of every component and task; settings of the caller's own Airflow are left out."""
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW__")}
+    checkout = str(dags.parent)
+    settings = {
+        "CORE__DAGS_FOLDER": str(dags),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": str(parallelism),
+        "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "API__HOST": "127.0.0.1",
+        "API__PORT": str(port),
+        "API__BASE_URL": f"http://127.0.0.1:{port}",
+        "API__SECRET_KEY": secrets.token_hex(16),
+        "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "60",
+        "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+    }
+    ours |= {f"AIRFLOW__{key}": value for key, value in settings.items()}
+    ours["AIRFLOW_HOME"] = str(home)
+    ours["PYTHONPATH"] = os.pathsep.join(filter(None, (checkout, os.environ.get("PYTHONPATH"))))
+    ours["PYTHONUNBUFFERED"] = "1"
+    loopback = "127.0.0.1,localhost"
+    for name in ("no_proxy", "NO_PROXY"):
+        ours[name] = f"{ours[name]},{loopback}" if ours.get(name) else loopback
+    return ours
+
+
+class EmbeddedAirflow:
+    """Context manager around the components; `url` answers while it is entered.
+
+    home: AIRFLOW_HOME, made if needed. dags: the DAG folder; its parent goes to the front of PYTHONPATH.
+    parallelism: tasks at a time. AirflowError says why it did not start, or that another one runs in `home`.
+    """
+
+    def __init__(self, home: Path, dags: Path, *, parallelism: int = 2, port: int = 8080) -> None:
+        self.home, self.dags = home.resolve(), dags.resolve()
+        self.logs = self.home / "logs"
+        self._parallelism, self._port = parallelism, port
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock: IO[str] | None = None
+        self._token = ""
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        self.url = ""
+        self._environment: dict[str, str] = {}
+
+    def __enter__(self) -> EmbeddedAirflow:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        port = free_port(self._port)
+        self.url = f"http://127.0.0.1:{port}"
+        self._environment = environment(self.home, self.dags, port, self._parallelism)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        try:
+            self._migrate()
+            for name, options in COMPONENTS.items():
+                port_option = ("--port", str(port)) if name == "api-server" else ()
+                self._processes[name] = self.start(name, "-m", "airflow", name, *options, *port_option)
+            self._wait_healthy()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    # ---- processes ---------------------------------------------------------------------------------------
+
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `python ARGUMENTS` in this Airflow's environment; its output goes to logs/NAME.log."""
+        with (self.logs / f"{name}.log").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=self.dags.parent,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (one system call, and this process has one thread)
+            )
+
+    def check_alive(self) -> None:
+        """AirflowError names a component that ended, with its last words."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise AirflowError(
+                    f"Airflow's {name} ended with code {process.returncode}: {self._last_words(name)} "
+                    f"(all of it: {self.logs / name}.log)"
+                )
+
+    def _last_words(self, name: str) -> str:
+        lines = (self.logs / f"{name}.log").read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was printed")
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.home / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise AirflowError(
+                f"an embedded Airflow already runs in {self.home} ({holder}): "
+                "wait for it, or choose another FP8BENCH_HOME."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        return lock
+
+    def _migrate(self) -> None:
+        version = importlib.metadata.version("apache-airflow-core")
+        stamp = self.home / "migrated"
+        if (self.home / "airflow.db").exists() and stamp.exists() and stamp.read_text() == version:
+            return
+        if self.start("migrate", "-m", "airflow", "db", "migrate").wait() != 0:
+            raise AirflowError(f"Airflow's database could not be migrated: {self._last_words('migrate')}")
+        stamp.write_text(version)
+
+    def _wait_healthy(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            self.check_alive()
+            try:
+                health = self.get("monitor/health")
+                if all(health[part]["status"] == "healthy" for part in HEALTH):
+                    return
+            except (ApiError, OSError):
+                pass  # not up yet
+            time.sleep(0.25)
+        raise AirflowError(f"Airflow was not healthy after {START_SECONDS} s: see {self.logs}.")
+
+    def _stop(self) -> None:
+        """End every descendant: asked first, then made to."""
+        family = psutil.Process().children(recursive=True)
+        for ask in (psutil.Process.terminate, psutil.Process.kill):
+            for process in family:
+                try:
+                    ask(process)
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(family, timeout=STOP_SECONDS)
+            family = psutil.Process().children(recursive=True)  # also what was orphaned meanwhile
+            if not family:
+                break
+        if self._lock is not None:
+            self._lock.close()
+
+    # ---- REST --------------------------------------------------------------------------------------------
+
+    def get(self, path: str, **query: Any) -> Any:
+        """GET /api/v2/PATH; ApiError for an answer that is not a success, OSError when nobody answers."""
+        suffix = "?" + urllib.parse.urlencode(query, doseq=True) if query else ""
+        return self._request("GET", f"/api/v2/{path}{suffix}", None)
+
+    def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        """POST or PATCH `body` as JSON to /api/v2/PATH."""
+        return self._request(method, f"/api/v2/{path}", body)
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if not path.endswith(("/auth/token", "/monitor/health")):
+            self._token = self._token or self._request("GET", "/auth/token", None)["access_token"]
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (our own URL)
+        try:
+            with self._open(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise ApiError(error.code, _detail(error.read())) from None
+
+
+def _detail(body: bytes) -> str:
+    """The human part of an error's body."""
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:300]
+    return detail if isinstance(detail, str) else json.dumps(detail)
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

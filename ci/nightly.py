@@ -1,0 +1,368 @@
+"""A whole night on this machine, through a real Airflow of its own: what `make nightly` runs.
+
+Starts the embedded Airflow (embedded_airflow.py), triggers the nightly DAG through its REST API, shows the tasks as
+they go, prints the verdict and where everything lies, stops what it started, and exits with the night's code:
+
+  0 fine   1 a regression   2 wrong results, a crash, or kernels that do not build   3 an invalid night
+  4 usage or infrastructure   130 interrupted
+
+`--ui` triggers nothing and keeps Airflow's and MLflow's user interfaces up until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))  # works from a bare checkout too
+
+from embedded_airflow import AirflowError, ApiError, EmbeddedAirflow, free_port  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.live import Live  # noqa: E402
+from rich.markup import escape  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from fp8bench import config, records  # noqa: E402
+from fp8bench.errors import Fp8BenchError  # noqa: E402
+
+DAG = "fp8bench_nightly"
+TASKS = ("prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate")
+PARAMS = ("repo", "candidate", "baseline", "suite")
+TRIGGER_SECONDS = 120  # a fresh database refuses triggers for a while
+STYLES = {"success": "green", "running": "cyan", "failed": "red", "upstream_failed": "dim", "up_for_retry": "yellow"}
+EXIT_ERROR, EXIT_INTERRUPTED = 4, 130
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """One task instance of the run, as the API tells it."""
+
+    name: str
+    shard: int  # -1: not mapped
+    state: str  # "" while it waits
+    attempt: int
+    seconds: float | None
+
+    @property
+    def label(self) -> str:
+        return self.name if self.shard < 0 else f"{self.name} shard {self.shard}"
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> TaskState:
+        return cls(
+            name=entry["task_id"],
+            shard=entry["map_index"],
+            state=entry["state"] or "",
+            attempt=max(1, entry["try_number"]),
+            seconds=_seconds(entry["start_date"], entry["end_date"]),
+        )
+
+
+def _seconds(start: str | None, end: str | None) -> float | None:
+    if start is None:
+        return None
+    until = datetime.fromisoformat(end) if end else datetime.now(UTC)
+    return (until - datetime.fromisoformat(start)).total_seconds()
+
+
+@dataclass(frozen=True)
+class Night:
+    """One DAG run of the embedded Airflow."""
+
+    airflow: EmbeddedAirflow
+    run_id: str
+
+    @property
+    def _path(self) -> str:
+        return f"dags/{DAG}/dagRuns/{self.run_id}"
+
+    def state(self) -> str:
+        return str(self.airflow.get(self._path)["state"])
+
+    def tasks(self) -> list[TaskState]:
+        entries = self.airflow.get(f"{self._path}/taskInstances", limit=1000)["task_instances"]
+        return sorted(map(TaskState.of, entries), key=lambda task: (TASKS.index(task.name), task.shard))
+
+    def log_file(self, task: TaskState) -> Path:
+        parts = [f"dag_id={DAG}", f"run_id={self.run_id}", f"task_id={task.name}"]
+        if task.shard >= 0:
+            parts.append(f"map_index={task.shard}")
+        return self.airflow.logs.joinpath(*parts) / f"attempt={task.attempt}.log"
+
+    def last_lines(self, task: TaskState, count: int = 1) -> list[str]:
+        """The last messages in the log of `task`."""
+        try:
+            with self.log_file(task).open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - 16_384))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return []
+        return [message for message in map(_message, lines) if message][-count:]
+
+
+def _message(line: str) -> str:
+    try:
+        return str(json.loads(line).get("event", "")).strip()
+    except (ValueError, AttributeError):
+        return ""
+
+
+# ---- on the terminal ------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """Shows the tasks: a table that lives on a terminal, a line for every change anywhere else."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._known: dict[str, str] = {}
+
+    def __enter__(self) -> Screen:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, night: Night, tasks: list[TaskState]) -> None:
+        if self._live:
+            self._live.update(self._table(night, tasks), refresh=True)
+        else:
+            self._lines(tasks)
+
+    def _table(self, night: Night, tasks: list[TaskState]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for task in tasks:
+            latest = night.last_lines(task) if task.state == "running" else []
+            style = STYLES.get(task.state, "dim")
+            table.add_row(task.label, f"[{style}]{_words(task.state)}", _time(task), escape(" ".join(latest))[:100])
+        return table
+
+    def _lines(self, tasks: list[TaskState]) -> None:
+        for task in tasks:
+            state = f"{task.state} {task.attempt}"
+            if self._known.get(task.label, " 1") != state and task.state not in ("scheduled", "queued"):
+                self._known[task.label] = state
+                self._console.print(
+                    f"{task.label:<14} {_words(task.state):<16} {_time(task)}".rstrip(), highlight=False
+                )
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ") or "waiting"
+
+
+def _time(task: TaskState) -> str:
+    return "" if task.seconds is None or not task.state else f"{task.seconds:.1f} s"
+
+
+# ---- the night ------------------------------------------------------------------------------------------------
+
+
+def gpus() -> int:
+    """GPUs that tasks may use, without importing torch."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([entry for entry in visible.split(",") if entry.strip()])
+    if not (tool := shutil.which("nvidia-smi")):
+        return 0
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def settle(settings: config.Config) -> None:
+    """Environment that the tasks inherit: absolute paths, no schedule, short pauses before a retry."""
+    os.environ["FP8BENCH_HOME"] = str(settings.home.resolve())
+    os.environ["FP8BENCH_AIRFLOW__SCHEDULE"] = ""  # this Airflow runs one night, and only when asked
+    os.environ.setdefault("FP8BENCH_AIRFLOW__RETRY_DELAY_S", "5")
+
+
+def make_pool(airflow: EmbeddedAirflow, name: str, slots: int) -> None:
+    pool = {"name": name, "slots": slots, "description": "one slot a GPU", "include_deferred": False}
+    try:
+        airflow.send("POST", "pools", pool)
+    except ApiError as error:
+        if error.status != 409:  # it is there already
+            raise
+        airflow.send("PATCH", f"pools/{name}", pool)
+
+
+def end_stale_runs(airflow: EmbeddedAirflow) -> None:
+    """A run that was cut off would be taken up again and hold up the new one: it is closed as failed."""
+    try:
+        runs = airflow.get(f"dags/{DAG}/dagRuns", state=["running", "queued"])["dag_runs"]
+    except ApiError as error:
+        if error.status != 404:  # the DAG is not known yet, so it has no runs
+            raise
+        return
+    for run in runs:
+        airflow.send("PATCH", f"dags/{DAG}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+
+
+def trigger(airflow: EmbeddedAirflow, params: dict[str, str]) -> Night:
+    """Trigger the DAG, as soon as this start of Airflow has parsed it; AirflowError when it never does."""
+    night = Night(airflow, datetime.now(UTC).strftime("night-%Y%m%d-%H%M%S"))
+    deadline = time.monotonic() + TRIGGER_SECONDS
+    trouble = "it was not parsed"
+    while time.monotonic() < deadline:
+        airflow.check_alive()
+        try:
+            _refuse_broken_dag(airflow)
+            airflow.send("PATCH", f"dags/{DAG}", {"is_paused": False})
+            body = {"dag_run_id": night.run_id, "logical_date": None, "conf": params}
+            airflow.send("POST", f"dags/{DAG}/dagRuns", body)
+        except ApiError as error:
+            if error.status == 409:  # an earlier try that was answered with an error went through
+                return night
+            if error.status in (400, 422):
+                raise AirflowError(f"the night was refused: {error}.") from None
+            trouble = str(error)
+            time.sleep(0.5)
+        else:
+            return night
+    raise AirflowError(f"the DAG {DAG} could not be triggered in {TRIGGER_SECONDS} s: {trouble}. See {airflow.logs}.")
+
+
+def _refuse_broken_dag(airflow: EmbeddedAirflow) -> None:
+    errors = airflow.get("importErrors")["import_errors"]
+    if errors:
+        raise AirflowError(f"{errors[0]['filename']} cannot be imported: {errors[0]['stack_trace'].splitlines()[-1]}")
+
+
+def follow(night: Night, console: Console) -> None:
+    """Show the night until it ends, and why its tasks failed."""
+    with Screen(console) as screen:
+        while True:
+            night.airflow.check_alive()
+            ended = night.state() in ("success", "failed")
+            tasks = night.tasks()
+            screen.show(night, tasks)
+            if ended:
+                break
+            time.sleep(0.5)
+    for task in tasks:
+        if task.state == "failed" and task.name != "gate":
+            console.print(f"\n{task.label} failed; the end of {night.log_file(task)}:", style="red", soft_wrap=True)
+            console.print("\n".join(f"  {line}" for line in night.last_lines(task, 8)), markup=False, highlight=False)
+
+
+def night_code(run_dir: Path, state: str) -> int:
+    """The night's exit code: the verdict's, or 4 when there is none or a stage after it failed."""
+    if not (run_dir / "verdicts.json").exists():
+        return EXIT_ERROR
+    command = [sys.executable, "-m", "fp8bench", "stage", "gate", "--run-dir", str(run_dir)]
+    environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
+    return EXIT_ERROR if code == 0 and state != "success" else code
+
+
+def summary(run_dir: Path, state: str, code: int) -> Iterator[tuple[str, str]]:
+    """What is worth knowing in the end, as (title, text)."""
+    if (verdicts := run_dir / "verdicts.json").exists():
+        yield "Verdict", records.read(records.Verdicts, verdicts).sentence
+    elif state:
+        yield "Verdict", "none: a stage could not work. What was measured is kept."
+    if (report := run_dir / "report.html").exists():
+        yield "Report", str(report)
+    if (logged := run_dir / "mlflow.json").exists():
+        night = records.read(records.Logged, logged)
+        yield "MLflow", night.tracking_uri
+        yield from (("", link) for link in night.links.values())
+    if mails := sorted((run_dir / "outbox").glob("*.json")):
+        sent = sum(mail.with_suffix(".sent").exists() for mail in mails)
+        yield "Mails", f"{sent} of {len(mails)} sent ({run_dir / 'outbox'})"
+    yield "Run", str(run_dir)
+    yield "Look", "make ui serves Airflow and MLflow on this machine"
+    yield "Exit code", str(code)
+
+
+def run_night(settings: config.Config, params: dict[str, str], console: Console) -> int:
+    slots = max(1, gpus() if settings.device != "cpu" else 1)
+    began = time.monotonic()
+    console.print("Starting Airflow ...", style="dim")
+    with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags", parallelism=slots + 1) as airflow:
+        make_pool(airflow, settings.airflow.pool, slots)
+        end_stale_runs(airflow)
+        night = trigger(airflow, params)
+        console.print(f"Airflow is up at {airflow.url}; {night.run_id} runs.", style="dim", highlight=False)
+        follow(night, console)
+        state = night.state()
+    run_dir = settings.home.resolve() / "runs" / night.run_id
+    code = night_code(run_dir, state)
+    console.print()
+    for title, text in summary(run_dir, state, code):
+        console.print(f"{title:<10} {text}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"The night took {time.monotonic() - began:.0f} s.", style="dim")
+    return code
+
+
+def serve(settings: config.Config, console: Console) -> int:
+    """Keep the user interfaces up until somebody ends this process."""
+    with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags") as airflow:
+        console.print(f"Airflow   {airflow.url}", highlight=False)
+        if importlib.util.find_spec("mlflow.server.fastapi_app") is not None:
+            port = free_port(5000)
+            where = ("--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1", "--port", str(port))
+            airflow.start("mlflow", "-m", "mlflow", "server", *where, "--workers", "1")
+            console.print(f"MLflow    http://127.0.0.1:{port}", highlight=False)
+        console.print("Ctrl-C ends both.", style="dim")
+        while True:
+            airflow.check_alive()
+            time.sleep(1)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end this program as Ctrl-C does: everything that it started is stopped."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        for other in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(other, signal.SIG_IGN)  # once is enough; what follows is tidying up
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, interrupt)
+    yield
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in PARAMS:
+        variable = name.upper()
+        parser.add_argument(f"--{name}", default=os.environ.get(variable, ""), help=f"default: ${variable}")
+    parser.add_argument("--ui", action="store_true", help="only serve the user interfaces")
+    args = parser.parse_args(argv)
+    console = Console()
+    try:
+        with ended_by_signals():
+            settings = config.load()
+            settle(settings)
+            params = {name: value for name in PARAMS if (value := getattr(args, name))}
+            return serve(settings, console) if args.ui else run_night(settings, params, console)
+    except Fp8BenchError as error:
+        print(f"nightly: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("nightly: interrupted; everything is stopped, and what was measured is kept.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

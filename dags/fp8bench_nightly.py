@@ -1,0 +1,249 @@
+"""Builds the kernels of the latest commit, proves them correct, times them against the accepted baseline, logs to
+MLflow, renders a report and mails whoever must act.
+
+```
+prepare -> build -> check -> time (one task a shard) -> judge -> log -> render -> alert -> gate
+```
+
+* Every task runs one command, `fp8bench stage NAME --run-dir DIR`, over the same **run directory**, whose name is that
+  of the DAG run. A stage whose result is there does nothing, so tasks can be cleared and run again at will.
+* **check** and **time** hold a slot of the GPU pool. Executor, queue, pool, schedule and retries come from the
+  `[airflow]` section of fp8bench's settings.
+* Findings fail no stage: a night with a regression still logs, renders and mails. Only **gate** turns red, with the
+  verdict as its message.
+* A task that could not work (exit code 4, or killed) is tried again; a fault of fp8bench itself is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+
+from fp8bench import config, records
+
+CONFIG = config.load()
+SETTINGS = CONFIG.airflow
+GPU: dict[str, Any] = {"pool": SETTINGS.pool, "queue": SETTINGS.queue, "executor": SETTINGS.executor or None}
+
+COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
+PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
+SMTP_CONNECTION = "smtp_default"
+
+log = logging.getLogger("airflow.task.fp8bench")
+
+
+def _text(default: str | None, title: str, description: str, characters: str) -> Param:
+    """A form field for `characters` only; it cannot begin with a dash, so that no value is taken for an option."""
+    pattern = rf"^(?!-)[{characters}]{{1,200}}$(?!\n)"
+    kind = "string" if default else ["null", "string"]
+    return Param(default or None, type=kind, title=title, description=description, pattern=pattern)
+
+
+PARAMS = {
+    "repo": _text(CONFIG.repo, "Repository", "URL or path of the git repository under test.", r"\w./:@~+%-"),
+    "candidate": _text(
+        None, "Candidate", "Branch, tag or commit under test. Empty: the latest commit of the repository.", r"\w./@~^+-"
+    ),
+    "baseline": _text(
+        None, "Baseline", "Branch, tag or commit to compare with. Empty: the accepted baseline.", r"\w./@~^+-"
+    ),
+    "suite": _text(CONFIG.suite, "Suite", "smoke, reference, or the path of a suite's TOML file.", r"\w./-"),
+}
+
+
+def run_directory(run_id: str) -> Path:
+    """Where the DAG run `run_id` keeps its files: a plain name, and another one for every run id."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:100].lstrip(".-")
+    if name != run_id:
+        name += "-" + hashlib.sha256(run_id.encode()).hexdigest()[:8]
+    return CONFIG.runs_dir / name
+
+
+def _here() -> Path:
+    """The run directory of the task that is running."""
+    return run_directory(get_current_context()["run_id"])
+
+
+@contextmanager
+def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """`command`, started without a shell, and ended whatever ends this task: a time-out, a kill, an error."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE.total_seconds())
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _stage(name: str, *options: str) -> tuple[int, str]:
+    """Exit code and last line of a stage; its lines go to the task's log as they come."""
+    command = [sys.executable, "-m", "fp8bench", "stage", name, "--run-dir", str(_here()), *options]
+    log.info("%s", shlex.join(command))
+    last = ""
+    with _process(command) as process:
+        for line in process.stdout or ():
+            log.info("%s", line.rstrip())
+            last = line.strip() or last
+        return process.wait(), last
+
+
+def run_stage(name: str, *options: str) -> None:
+    """Run a stage; AirflowException (tried again) when it could not work, AirflowFailException when it broke."""
+    code, last = _stage(name, *options)
+    if code == COULD_NOT_WORK or code < 0:
+        raise AirflowException(f"stage {name} could not work (exit code {code}): {last}")
+    if code:
+        raise AirflowFailException(f"stage {name} broke (exit code {code}), a fault of fp8bench: {last}")
+
+
+def _failed_tasks() -> list[str]:
+    """Tasks of this run that failed, as the scheduler knows them."""
+    context = get_current_context()
+    run_id = context["run_id"]
+    states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, run_ids=[run_id])
+    return sorted(name for name, state in states.get(run_id, {}).items() if state == "failed")
+
+
+def _send_by_connection(run_dir: Path) -> int:
+    """Send what waits in the outbox through Airflow's SMTP connection; each message once."""
+    from airflow.providers.smtp.hooks.smtp import SmtpHook
+
+    from fp8bench import alerts
+
+    sent = 0
+    for path in alerts.pending(run_dir):
+        message = records.read(records.Message, path)
+        with SmtpHook(SMTP_CONNECTION) as hook:
+            hook.send_email_smtp(
+                to=list(message.to),
+                subject=message.subject,
+                html_content=message.html,
+                from_email=None if hook.from_email else CONFIG.mail.sender,
+                files=[str(run_dir / name) for name in message.attachments],
+            )
+        alerts.mark_sent(path)
+        sent += 1
+    return sent
+
+
+def _has_connection() -> bool:
+    from airflow.sdk import Connection
+
+    try:
+        Connection.get(SMTP_CONNECTION)
+    except AirflowNotFoundException:
+        return False
+    return True
+
+
+@task(execution_timeout=timedelta(minutes=30))
+def prepare() -> list[int]:
+    """Resolve the commits, freeze the settings, describe the machine. Returns the numbers of the shards."""
+    params = get_current_context()["params"]
+    given = [(f"--{name}", params[name]) for name in PARAMS if params[name]]
+    run_stage("prepare", *(word for option in given for word in option))
+    return list(range(len(records.read(records.Prepared, _here() / "prepare.json").shards)))
+
+
+@task(execution_timeout=timedelta(hours=1))
+def build() -> None:
+    """Compile baseline and candidate. Kernels that do not compile are a finding, not a failure of this task."""
+    run_stage("build")
+
+
+@task(execution_timeout=timedelta(hours=3), **GPU)
+def check() -> None:
+    """Compare every case of every backend with the oracle. What is wrong is not timed."""
+    run_stage("check")
+
+
+@task(execution_timeout=timedelta(hours=12), map_index_template="shard {{ task.op_kwargs['shard'] }}", **GPU)
+def time(shard: int) -> None:
+    """Time one shard's cells: both builds in one process, in ABBA order, over several fresh launches."""
+    run_stage("time", "--shard", str(shard))
+
+
+@task(execution_timeout=timedelta(minutes=30))
+def judge() -> None:
+    """From samples to verdicts: cells, families, backends, causes, and the night's exit code."""
+    run_stage("judge")
+
+
+@task(task_id="log", execution_timeout=timedelta(minutes=30))
+def log_night() -> None:
+    """Log the night to MLflow, once: one run a backend, tables and raw samples as artifacts."""
+    run_stage("log")
+
+
+# a night that MLflow does not take is still reported and mailed
+@task(execution_timeout=timedelta(minutes=15), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+def render() -> None:
+    """Render `report.html`, which needs nothing beside it."""
+    run_stage("render")
+
+
+@task(execution_timeout=timedelta(minutes=15), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+def alert() -> None:
+    """One mail for every cause, through the SMTP connection `smtp_default`, else by fp8bench's own settings."""
+    if _has_connection():
+        run_stage("alert", "--no-send")
+        log.info("%d mails sent through the connection %s", _send_by_connection(_here()), SMTP_CONNECTION)
+    else:
+        run_stage("alert")
+
+
+@task(execution_timeout=timedelta(minutes=5), retries=0, trigger_rule=TriggerRule.ALL_DONE)
+def gate() -> str:
+    """Fail the run on a regression, on wrong, crashed or unbuilt kernels, on an invalid night, on failed stages."""
+    verdicts = _here() / "verdicts.json"
+    code, _ = _stage("gate") if verdicts.exists() else (COULD_NOT_WORK, "")
+    sentence = records.read(records.Verdicts, verdicts).sentence if verdicts.exists() else "There is no verdict."
+    failed = _failed_tasks()
+    if failed:
+        sentence += f" Could not work: {', '.join(failed)}; what was measured is kept in {_here()}."
+    if code or failed:
+        raise AirflowFailException(sentence)
+    return sentence
+
+
+@dag(
+    dag_id="fp8bench_nightly",
+    dag_display_name="fp8bench: the night",
+    description="Performance-regression night of the FP8 quantization kernels",
+    doc_md=__doc__,
+    schedule=SETTINGS.schedule or None,
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    params=PARAMS,
+    tags=["fp8bench", "nightly"],
+    default_args={
+        "owner": "fp8bench",
+        "retries": SETTINGS.retries,
+        "retry_delay": timedelta(seconds=SETTINGS.retry_delay_s),
+    },
+)
+def fp8bench_nightly() -> None:
+    shards, judged, logged, rendered, alerted = prepare(), judge(), log_night(), render(), alert()
+    shards >> build() >> check() >> time.expand(shard=shards) >> judged >> logged >> rendered >> alerted >> gate()
+    judged >> [rendered, alerted]
+
+
+fp8bench_nightly()
