@@ -1,0 +1,65 @@
+"""The machine that measures, asked of a worker process: the control half of fp8bench needs no torch."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__
+from .config import Config
+from .errors import UsageError, WorkerError
+from .protocol import Device, EnvironmentRequest
+from .records import Environment
+from .supervisor.process import Death, Worker, worker_environment
+
+_TIMEOUT_S = 300.0  # a first import of torch from a cold disk is slow
+_DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
+
+
+@lru_cache
+def _ask(device: Literal["auto", "cuda", "cpu"], python: str, gpu_index: int | None) -> dict[str, Any] | None:
+    """A worker's description of the machine; None where it has no such device."""
+    with tempfile.TemporaryDirectory(prefix="fp8bench-") as folder:
+        log = Path(folder) / "environment.log"
+        env = worker_environment(device, gpu_index=gpu_index)
+        with Worker(python, EnvironmentRequest(device=device), env, log, _TIMEOUT_S, _TIMEOUT_S) as worker:
+            for event in worker.events():
+                if isinstance(event, Death):
+                    raise WorkerError(f"a worker ({python}) could not describe this machine: {event.detail}.")
+                if event.event == "result":
+                    return event.result  # type: ignore[no-any-return]
+    raise WorkerError(f"a worker ({python}) ended without describing this machine.")
+
+
+def _may_have_gpu() -> bool:
+    """False where there is no NVIDIA driver, and so no need to ask a worker."""
+    return any(Path(name).exists() for name in _DRIVER_FILES)
+
+
+def resolve_device(config: Config) -> Device:
+    """ "cuda" where the setting asks for it or, left "auto", where the workers have a GPU; else "cpu".
+
+    UsageError for "cuda" where the workers have none.
+    """
+    if config.device == "cpu" or (config.device == "auto" and not _may_have_gpu()):
+        return "cpu"
+    if _may_have_gpu() and (description := _ask(config.device, config.worker.python, None)) is not None:
+        return "cuda" if description["device"] == "cuda" else "cpu"
+    raise UsageError(
+        f"device 'cuda' was asked for, but the workers' interpreter {config.worker.python} sees no CUDA GPU: "
+        "use device 'cpu' or 'auto', or set worker.python to an interpreter with a CUDA build of torch."
+    )
+
+
+def read_environment(device: Device, python: str, gpu_index: int | None = None) -> Environment:
+    """The machine as the workers of `python` see it.
+
+    UsageError for "cuda" without a GPU; WorkerError where no worker can be started.
+    """
+    description = _ask(device, python, gpu_index)
+    if description is None:
+        raise UsageError(f"device 'cuda' was asked for, but the workers' interpreter {python} sees no CUDA GPU.")
+    environment = Environment.model_validate(description)
+    return environment.model_copy(update={"versions": environment.versions | {"fp8bench": __version__}})

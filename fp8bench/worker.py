@@ -1,0 +1,222 @@
+"""One fresh process: `python -m fp8bench.worker REQUEST.json`. Describes the machine, checks or times, reports events.
+
+It runs code of commits that nobody has looked at: what such code raises is reported for the item at hand, and its
+death is the supervisor's business. `fp8bench.protocol` says what goes in and out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from . import backends, tensors
+from .backends import Backend
+from .protocol import REQUEST, CheckRequest, EnvironmentRequest, Event, TimeRequest
+from .records import Role
+from .spec import FP8_MAX, Case, Cell
+from .timing import Block, Call, Clock, clock_for, machine
+
+INPUT_CACHE_BYTES = 1 << 30
+_PR_SET_PDEATHSIG = 1
+_POISONED = 3  # exit code: the device does not answer any more
+
+
+class Reporter:
+    """Writes events to what was standard output, and sends everything else that is printed to standard error."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._out: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+
+    def emit(self, event: Event) -> None:
+        self._out.write(event.model_dump_json(exclude_defaults=True) + "\n")
+
+    def attempt(self, item: str, device: str, work: Callable[[], Any]) -> None:
+        """Do the work of `item` and report its result or its error; leave the process where the device is lost."""
+        self.emit(Event(event="start", item=item))
+        try:
+            result = work()
+            _synchronise(device)
+        except Exception as error:  # noqa: BLE001 code under test raises what it likes; here it becomes a result
+            traceback.print_exc()
+            sound = _is_sound(device)
+            status = "failed" if sound else "crashed"
+            self.emit(Event(event="failed", item=item, status=status, detail=_one_line(error)))
+            if not sound:
+                os._exit(_POISONED)
+        else:
+            self.emit(Event(event="done", item=item, result=result))
+
+
+def _one_line(error: Exception) -> str:
+    """The kind and the first line of an error."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _synchronise(device: str) -> None:
+    """Wait for the device, so that its errors are those of the item at hand."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _is_sound(device: str) -> bool:
+    """Whether the device still works; an illegal access ends it for the whole process."""
+    try:
+        _synchronise(device)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _die_with_supervisor() -> None:
+    """Have the kernel kill this process when the supervisor dies, whatever kills that (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+# ---- environment --------------------------------------------------------------------------------------------
+
+
+def _environment(request: EnvironmentRequest, reporter: Reporter) -> None:
+    device = request.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    works = device == "cpu" or torch.cuda.is_available()
+    reporter.emit(Event(event="result", result=machine.describe(device) if works else None))
+
+
+# ---- check --------------------------------------------------------------------------------------------------
+
+
+def _check(request: CheckRequest, reporter: Reporter) -> None:
+    if request.interpret:
+        from . import interpreter
+
+        interpreter.install()
+    from . import checks
+
+    load = cache(lambda role, name: backends.load(name, request.builds[role]))
+
+    def check(role: Role, backend: str, case: str) -> Any:
+        result = checks.check(load(role, backend), Case.parse(case), request.device, request.seed, role)
+        return result.model_dump(mode="json")
+
+    for job in request.jobs:
+        reporter.attempt(job.id, request.device, partial(check, job.role, job.backend, job.case))
+
+
+# ---- time ---------------------------------------------------------------------------------------------------
+
+
+class _Inputs:
+    """Inputs by size and dtype. Drawing one costs more than timing it, and many cells share one."""
+
+    def __init__(self, device: str, seed: int) -> None:
+        self._device, self._seed = device, seed
+        self._cache: dict[tuple[str, int, int], Tensor] = {}
+
+    def of(self, case: Case) -> Tensor:
+        """(tokens, hidden) in the case's dtype, on the device."""
+        key = (case.dtype, case.tokens, case.hidden)
+        if key not in self._cache:
+            if sum(tensor.nbytes for tensor in self._cache.values()) > INPUT_CACHE_BYTES:
+                self._cache.clear()
+            self._cache[key] = tensors.random_input(case, self._device, self._seed)
+        return self._cache[key]
+
+
+def _given_scale(case: Case, x: Tensor) -> Tensor | None:
+    """Scales for a static scheme that put the largest element at the end of the range; None for a dynamic one."""
+    if not case.scheme.static:
+        return None
+    scale = tensors.empty_scales(case.scheme, case.tokens, case.hidden, x.device)
+    return scale.fill_(float(x.abs().max()) / FP8_MAX)
+
+
+class _Timer:
+    """Times cells of one request: both builds on the same buffers, bound in the request's load order."""
+
+    def __init__(self, request: TimeRequest) -> None:
+        self._request = request
+        self._clock: Clock = clock_for(request.device, request.block_s, request.warmup_s)
+        self._inputs = _Inputs(request.device, request.seed)
+        self._loaded: dict[tuple[Role, str], Backend] = {}
+
+    def _backend(self, role: Role, name: str) -> Backend:
+        if (role, name) not in self._loaded:
+            self._loaded[role, name] = backends.load(name, self._request.builds[role])
+        return self._loaded[role, name]
+
+    def _buffers(self, case: Case, cold: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """Buffer sets (x, codes, scales, given scales), as many as the regime needs."""
+        x = self._inputs.of(case)
+        sets = self._clock.sets_for(case.bytes_moved, cold=cold)
+        inputs = [x, *(x.clone() for _ in range(sets - 1))]
+        scale = _given_scale(case, x)
+        return [(entry, *tensors.poisoned_outputs(case, self._request.device), scale) for entry in inputs]
+
+    def _bind(
+        self, role: Role, cell: Cell, buffers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]]
+    ) -> list[Call]:
+        backend = self._backend(role, cell.backend)
+        if reason := backend.supports(cell.case, self._request.device):
+            raise ValueError(f"the {role} does not support {cell.id}: {reason}")
+        return [backend.bind(cell.case.scheme, x, codes, scales, scale) for x, codes, scales, scale in buffers]
+
+    def time(self, cell: Cell) -> list[Block]:
+        """Raw blocks; arm 0 is the baseline, 1 the candidate."""
+        cold = cell.regime == "cold"
+        buffers = self._buffers(cell.case, cold)
+        if cell.backend in self._request.shared:
+            arm = self._bind("baseline", cell, buffers)
+            arms = [arm, arm]
+        else:
+            bound = {role: self._bind(role, cell, buffers) for role in self._request.load_order}
+            arms = [bound["baseline"], bound["candidate"]]
+        return self._clock.quads(arms, self._request.quads, cold=cold)
+
+
+def _time(request: TimeRequest, reporter: Reporter) -> None:
+    timer = _Timer(request)
+    reporter.emit(Event(event="state", result={"when": "before", **machine.state(request.device)}))
+    for text in request.cells:
+        reporter.attempt(text, request.device, partial(timer.time, Cell.parse(text)))
+    reporter.emit(Event(event="state", result={"when": "after", **machine.state(request.device)}))
+
+
+# ---- main ---------------------------------------------------------------------------------------------------
+
+
+def main(path: str) -> None:
+    """Answer the request at `path`."""
+    _die_with_supervisor()
+    faulthandler.enable()
+    reporter = Reporter()
+    request = REQUEST.validate_json(Path(path).read_bytes())
+    reporter.emit(Event(event="ready"))
+    if isinstance(request, EnvironmentRequest):
+        _environment(request, reporter)
+    elif isinstance(request, CheckRequest):
+        _check(request, reporter)
+    else:
+        _time(request, reporter)
+    reporter.emit(Event(event="end"))
+    sys.stderr.flush()
+    os._exit(0)  # what the code under test left to be done at exit is not waited for
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
