@@ -29,6 +29,7 @@ class RunDir:
         self.verdicts = path / "verdicts.json"
         self.mlflow = path / "mlflow.json"
         self.report = path / "report.html"
+        self.attached = path / ".report-attached"
         self.outbox = path / "outbox"
         self.logs = path / "logs"
 
@@ -92,6 +93,10 @@ class RunDir:
         if not self.report.is_file():
             return False
         return not self.mlflow.is_file() or self.report.stat().st_mtime_ns >= self.mlflow.stat().st_mtime_ns
+
+    def is_attached(self) -> bool:
+        """Whether the report as it is now was handed to MLflow."""
+        return self.attached.is_file() and self.attached.stat().st_mtime_ns >= self.report.stat().st_mtime_ns
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:

@@ -1,0 +1,44 @@
+"""`fp8bench stage NAME --run-dir DIR`: one stage of a night, as the DAG calls it.
+
+Exits 0 when the stage did its work, whatever it found, and 4 when it could not and may be run again; `gate` exits
+with the night's code.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .. import config, stages
+from ..progress import Reporter
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory of the night")
+    add_request(parser)
+    parser.add_argument("--shard", type=int, help="time: only this shard, 0 and up (default: all)")
+    parser.add_argument("--no-send", action="store_true", help="alert: write the messages, deliver none")
+
+
+def add_request(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose what a night is about."""
+    parser.add_argument("--repo", metavar="URL|PATH", help="repository under test (default: setting repo)")
+    parser.add_argument("--candidate", metavar="REV", help="commit under test (default: HEAD)")
+    parser.add_argument("--baseline", metavar="REV", help="commit to compare with (default: the accepted baseline)")
+    parser.add_argument("--suite", metavar="NAME|FILE", help="cells to measure (default: setting suite)")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], help="default: setting device")
+
+
+def request_of(args: argparse.Namespace) -> stages.Request:
+    return stages.Request(args.repo, args.candidate, args.baseline, args.suite)
+
+
+def settings_of(args: argparse.Namespace) -> config.Config:
+    return config.load(**({"device": args.device} if args.device else {}))
+
+
+def run(args: argparse.Namespace) -> int:
+    options = stages.Options(request_of(args), args.shard, not args.no_send)
+    with Reporter() as reporter, reporter.step(args.name):
+        return stages.run_stage(args.name, args.run_dir, settings_of(args), options, reporter)

@@ -1,0 +1,371 @@
+"""The stages of a night: each reads what earlier ones wrote into the run directory and writes its own file.
+
+A stage whose file is there does nothing, so an interrupted night is resumed by running it again. `STAGES` is their
+order; docs/architecture.md says what each writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import __version__, builds, environment, git, paths, records, suite, supervisor, verdicts
+from . import config as configuration
+from .config import Config
+from .errors import RunDirError, UsageError
+from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
+from .rundir import RunDir
+from .spec import BASELINE, CANDIDATE, Case, Cell
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+_BOTH: tuple[Role, Role] = (BASELINE, CANDIDATE)
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """For callers that do not show any."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked a night for; None leaves the choice to the settings."""
+
+    repo: str | None = None
+    candidate: str | None = None
+    baseline: str | None = None
+    suite: str | None = None
+
+    def given(self) -> dict[str, str]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What single stages take beside the run directory."""
+
+    request: Request = Request()  # prepare
+    shard: int | None = None  # time; None: all, each on its own GPU
+    send: bool = True  # alert; False: the messages are written, and somebody else delivers them
+
+
+@dataclass(frozen=True)
+class _Night:
+    run: RunDir
+    config: Config
+    options: Options
+    progress: Progress
+
+
+def new_run_dir(config: Config) -> Path:
+    """A place for a new night, named by the time and by chance."""
+    return config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def run_stage(
+    name: str, run_dir: Path, config: Config, options: Options | None = None, progress: Progress = no_progress
+) -> int:
+    """Run one stage, unless it is done. Returns 0; `gate` returns the night's exit code.
+
+    Raises an Fp8BenchError when the stage could not do its work; it can then be run again.
+    """
+    if name not in STAGES:
+        raise UsageError(f"unknown stage {name!r}: use one of {', '.join(STAGES)}.")
+    run, options = RunDir(run_dir.resolve()), options or Options()
+    try:
+        if name == "prepare":
+            run.create()
+        elif not run.prepare.is_file():
+            raise RunDirError(f"{run.path} holds no prepared night: run `fp8bench stage prepare` on it first.")
+        shard = "" if options.shard is None else f"-{options.shard}"
+        with run.locked(f"{name}{shard}"):
+            settings = config if name == "prepare" else frozen_config(run, config)
+            return STAGES[name](_Night(run, settings, options, progress)) or 0
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        where = error.filename or run.path
+        raise RunDirError(f"stage {name}: {error.strerror} at {where}. What was measured before is kept.") from None
+
+
+def frozen_config(run: RunDir, live: Config) -> Config:
+    """The settings as `prepare` froze them.
+
+    Where results are sent (`mlflow`, `mail`) follows the settings of now where these say something: a mistake there
+    can be mended without measuring again. Secrets are never frozen and always come from now.
+    """
+    try:
+        frozen = json.loads(run.config.read_text())
+    except (OSError, ValueError):
+        raise RunDirError(f"{run.config} is missing or damaged: start a new night with another --run-dir.") from None
+    for section in ("mlflow", "mail"):
+        now = getattr(live, section).model_dump(exclude_defaults=True)
+        frozen[section] = frozen.get(section, {}) | now
+    return configuration.load(**frozen)
+
+
+# ---- prepare ------------------------------------------------------------------------------------------------
+
+
+def _prepare(night: _Night) -> None:
+    request = night.options.request
+    if night.run.is_done("prepare"):
+        _refuse_another(night.run, request)
+        return
+    prepared = _decide(night.config, request)
+    records.write_bytes(night.config.frozen_json().encode() + b"\n", night.run.config)
+    records.write(prepared, night.run.prepare)
+
+
+def _refuse_another(run: RunDir, request: Request) -> None:
+    """A night is resumed with the arguments it was started with, or with none."""
+    asked = run.prepared().requested
+    for key, value in _public(request).items():
+        if asked.get(key) != value:
+            told = f"was started with --{key} {asked[key]}" if key in asked else f"was started without --{key}"
+            raise UsageError(f"{run.path} {told}, not {value}: leave --{key} out to resume, or give another --run-dir.")
+
+
+def _public(request: Request) -> dict[str, str]:
+    return {key: git.without_secrets(value) for key, value in request.given().items()}
+
+
+def _decide(config: Config, request: Request) -> Prepared:
+    """Everything that a night must know before it starts; nothing is decided twice."""
+    device = environment.resolve_device(config)
+    chosen = suite.load(request.suite or config.suite, device)
+    repo = request.repo or config.repo
+    candidate = git.resolve(repo, request.candidate or "HEAD", config.home / "repos")
+    machine = environment.read_environment(device, config.worker.python)
+    baseline, baseline_run, first = _baseline(config, request, candidate, machine.device_name)
+    created = datetime.now(UTC)
+    run_id = f"{created:%Y%m%d-%H%M%S}-{candidate.sha[:9]}-{secrets.token_hex(2)}"
+    shards = suite.shard(chosen.cells, machine.device_count if device == "cuda" else 1)
+    return Prepared(
+        run_id=run_id,
+        created=created,
+        repo=git.without_secrets(repo if git.is_url(repo) else str(Path(repo).resolve())),
+        candidate=candidate,
+        baseline=baseline,
+        baseline_run=baseline_run,
+        first_night=first,
+        suspects=git.suspects(repo, baseline.sha, candidate.sha, config.home / "repos"),
+        suite=chosen.name,
+        cells=tuple(cell.id for cell in chosen.cells),
+        shards=tuple(tuple(cell.id for cell in shard) for shard in shards),
+        environment=machine,
+        harness=_harness(),
+        seed=int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:4]),
+        inspected=chosen.inspect,
+        requested=_public(request),
+        notes=_notes(repo, candidate),
+    )
+
+
+def _baseline(config: Config, request: Request, candidate: Commit, device_name: str) -> tuple[Commit, str, bool]:
+    """The commit to compare with, the night it was accepted from, and whether there was none."""
+    repo, cache = request.repo or config.repo, config.home / "repos"
+    if request.baseline:
+        return git.resolve(repo, request.baseline, cache), "", False
+    from . import store  # mlflow takes seconds to import, and a night with a given baseline does not ask it
+
+    accepted = store.accepted_baseline(config, device_name)
+    if accepted is None:
+        return candidate, "", True
+    return git.resolve(repo, accepted.sha, cache), accepted.run_id, False
+
+
+def _harness() -> Commit:
+    """The commit that fp8bench itself runs from; its version where that is no checkout."""
+    if not (paths.CHECKOUT / ".git").exists():
+        return Commit(sha="", subject=f"fp8bench {__version__}")
+    commit = git.resolve(paths.CHECKOUT, "HEAD", Path())
+    return commit.model_copy(update={"dirty": bool(git.dirty_files(paths.CHECKOUT))})
+
+
+def _notes(repo: str, candidate: Commit) -> tuple[str, ...]:
+    if not (dirty := git.dirty_files(repo)):
+        return ()
+    files = f"{dirty[0]} and {len(dirty) - 1} more" if len(dirty) > 1 else dirty[0]
+    return (f"The worktree has uncommitted kernel changes ({files}): commit {candidate.short} is measured, not they.",)
+
+
+# ---- build, check, time -------------------------------------------------------------------------------------
+
+
+def _build(night: _Night) -> None:
+    if night.run.is_done("build"):
+        return
+    prepared = night.run.prepared()
+    repo = git.open_repo(prepared.repo, night.config.home / "repos", fetch=False)
+    wanted = tuple(dict.fromkeys([Cell.parse(cell).backend for cell in prepared.cells] + list(prepared.inspected)))
+    made = []
+    for done, (role, commit) in enumerate(zip(_BOTH, (prepared.baseline, prepared.candidate), strict=True)):
+        night.progress("build", done, len(_BOTH))
+        built = builds.build(repo, commit.sha, role, night.config, backends=wanted)
+        made.append(built)
+        _keep_compiler_output(night.run, built)
+    night.progress("build", len(_BOTH), len(_BOTH))
+    records.write(records.BuildReport(builds=tuple(made)), night.run.build)
+
+
+def _keep_compiler_output(run: RunDir, built: records.Built) -> None:
+    for library in built.libraries:
+        if library.log:
+            records.write_bytes(library.log.encode(), run.logs / f"build-{built.role}-{library.backend}.log")
+
+
+def _check(night: _Night) -> None:
+    if night.run.is_done("check"):
+        return
+    prepared, built = night.run.prepared(), night.run.built()
+    cells = map(Cell.parse, prepared.cells)
+    jobs = list(dict.fromkeys((cell.backend, cell.case) for cell in cells))
+    results: list[CheckResult] = []
+    for roles, runnable in _runnable(built, jobs).items():
+        directories = {role: Path(built.role(role).path) for role in roles}
+        results += supervisor.check_builds(
+            night.config,
+            directories,
+            runnable,
+            prepared.environment.device,
+            prepared.seed,
+            night.run.logs,
+            night.progress,
+        )
+    known = {(result.role, result.backend, result.case) for result in results}
+    results += [
+        _unchecked(built, role, backend, case)
+        for role in _BOTH
+        for backend, case in jobs
+        if (role, backend, case.id) not in known
+    ]
+    records.write(CheckReport(results=tuple(results)), night.run.check)
+
+
+_Job = tuple[str, Case]  # backend, case
+
+
+def _runnable(built: records.BuildReport, jobs: Sequence[_Job]) -> dict[tuple[Role, ...], list[_Job]]:
+    """The jobs whose backend was built, by the roles that have them: both roles in one go where both have the same."""
+    by_role = {role: [job for job in jobs if _is_built(built, role, job[0])] for role in _BOTH}
+    if by_role[BASELINE] == by_role[CANDIDATE]:
+        return {_BOTH: by_role[CANDIDATE]} if by_role[CANDIDATE] else {}
+    return {(role,): found for role, found in by_role.items() if found}
+
+
+def _is_built(built: records.BuildReport, role: str, backend: str) -> bool:
+    library = built.role(role).library(backend)
+    return library is not None and library.ok
+
+
+def _unchecked(built: records.BuildReport, role: Role, backend: str, case: Case) -> CheckResult:
+    library = built.role(role).library(backend)
+    why = (library.error or library.note) if library else ""
+    return CheckResult(
+        role=role, backend=backend, case=case.id, status=CheckStatus.MISSING, detail=f"not built: {why or 'no library'}"
+    )
+
+
+def _time(night: _Night) -> None:
+    shards = len(night.run.prepared().shards)
+    wanted = night.options.shard
+    if wanted is not None and not 0 <= wanted < shards:
+        raise UsageError(f"shard {wanted}: this night has shards 0 to {shards - 1}.")
+    chosen = range(shards) if wanted is None else [wanted]
+    todo = [shard for shard in chosen if not night.run.is_done("time", shard)]
+    with ThreadPoolExecutor(max(len(todo), 1)) as pool:  # a shard is processes on a GPU of its own: threads wait
+        list(pool.map(lambda shard: _time_shard(night, shard), todo))
+
+
+def _time_shard(night: _Night, shard: int) -> None:
+    prepared, built = night.run.prepared(), night.run.built()
+    cells = timeable(prepared.shards[shard], night.run.checked())
+    report = TimingReport(shard=shard, launches=0)
+    if cells:
+        report = supervisor.time_cells(
+            night.config,
+            {role: Path(built.role(role).path) for role in _BOTH},
+            cells,
+            prepared.environment.device,
+            prepared.seed,
+            night.run.samples_of(shard),
+            night.run.logs,
+            night.progress,
+            shard=shard,
+            gpu_index=shard if prepared.environment.device == "cuda" else None,
+        )
+    records.write(report, night.run.time(shard))
+
+
+def timeable(cells: Sequence[str], checked: CheckReport) -> list[Cell]:
+    """The cells whose case was found correct in both builds: nothing else is worth timing."""
+    correct = {(r.role, r.backend, r.case) for r in checked.results if r.status is CheckStatus.OK}
+    parsed = map(Cell.parse, cells)
+    return [cell for cell in parsed if all((role, cell.backend, cell.case.id) in correct for role in _BOTH)]
+
+
+# ---- judge, log, render, alert, gate ------------------------------------------------------------------------
+
+
+def _judge(night: _Night) -> None:
+    if night.run.is_done("judge"):
+        return
+    run = night.run
+    found = verdicts.judge(
+        run.prepared(), run.built(), run.checked(), run.timed(), run.raw_samples(), night.config.verdicts
+    )
+    records.write(found, run.verdicts)
+
+
+def _log(night: _Night) -> None:
+    if night.run.is_done("log"):
+        return
+    from . import store  # see _baseline
+
+    records.write(store.log_night(night.run.path, night.config), night.run.mlflow)
+
+
+def _render(night: _Night) -> None:
+    """Write the report, and put it beside the night in MLflow where the night is there."""
+    if not night.run.is_done("render"):
+        from . import report
+
+        records.write_bytes(report.render(night.run.path).encode(), night.run.report)
+    if night.run.logged() and not night.run.is_attached():
+        from . import store
+
+        store.attach_report(night.run.path, night.config)
+        records.write_bytes(b"", night.run.attached)
+
+
+def _alert(night: _Night) -> None:
+    from . import alerts
+
+    alerts.compose(night.run.path, night.config)
+    if night.options.send:
+        alerts.deliver(night.run.path, night.config)
+
+
+def _gate(night: _Night) -> int:
+    return night.run.judged().exit_code
+
+
+STAGES: dict[str, Callable[[_Night], int | None]] = {
+    "prepare": _prepare,
+    "build": _build,
+    "check": _check,
+    "time": _time,
+    "judge": _judge,
+    "log": _log,
+    "render": _render,
+    "alert": _alert,
+    "gate": _gate,
+}
