@@ -117,18 +117,18 @@ def _segments_kernel(
     HAS_UB: tl.constexpr,
     UE8M0: tl.constexpr,
 ):
-    segment = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    segment = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = segment < segments
     if DENSE:
-        source = segment * LENGTH
+        source = segment.to(tl.int64) * LENGTH  # offsets may exceed 32 bits, numbers of segments do not
         target = source
     else:
         groups = segments // tokens
         if COLUMN_MAJOR:
-            token = segment % tokens
+            token = (segment % tokens).to(tl.int64)
             group = segment // tokens
         else:
-            token = segment // groups
+            token = (segment // groups).to(tl.int64)
             group = segment % groups
         source = token * x_stride + group * LENGTH
         target = token * hidden + group * LENGTH
