@@ -29,9 +29,10 @@ class CellFacts:
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table. `charted` metrics are logged for every cell, the others stand in the table of cells."""
+    """One row of the table. `charted` metrics are logged for every cell, the others stand in tables only."""
 
     name: str
+    kind: Literal["time", "numerics"]
     title: str
     unit: str
     better: Literal["lower", "higher", "neither"]
@@ -65,17 +66,24 @@ def _checked(field: str) -> Callable[[CellFacts], float | None]:
 
 METRICS = (
     Metric(
-        "candidate_us", "Candidate", "µs", "lower", "{:.4g}", lambda facts: facts.verdict.candidate_us, charted=True
+        "candidate_us",
+        "time",
+        "Candidate",
+        "µs",
+        "lower",
+        "{:.4g}",
+        lambda facts: facts.verdict.candidate_us,
+        charted=True,
     ),
-    Metric("baseline_us", "Baseline", "µs", "lower", "{:.4g}", lambda facts: facts.verdict.baseline_us),
-    Metric("ratio_vs_baseline", "Ratio", "×", "lower", "{:.4f}", _ratio, charted=True),
-    Metric("speedup_over_torch", "Speedup over Torch", "×", "higher", "{:.2f}", _speedup),
-    Metric("bandwidth_gbps", "Bandwidth", "GB/s", "higher", "{:.4g}", _bandwidth),
-    Metric("spread", "Spread", "", "lower", "{:.2%}", lambda facts: facts.verdict.spread),
-    Metric("differing_share", "Differing codes", "", "lower", "{:.2%}", _checked("differing_share")),
-    Metric("largest_code_step", "Largest step", "codes", "lower", "{:.0f}", _checked("largest_code_step")),
-    Metric("saturated_share", "Saturated", "", "neither", "{:.2%}", _checked("saturated_share")),
-    Metric("scale_error", "Scale error", "", "lower", "{:.1e}", _checked("scale_error")),
+    Metric("baseline_us", "time", "Baseline", "µs", "lower", "{:.4g}", lambda facts: facts.verdict.baseline_us),
+    Metric("ratio_vs_baseline", "time", "Ratio", "×", "lower", "{:.4f}", _ratio, charted=True),
+    Metric("speedup_over_torch", "time", "Speedup over Torch", "×", "higher", "{:.2f}", _speedup),
+    Metric("bandwidth_gbps", "time", "Bandwidth", "GB/s", "higher", "{:.4g}", _bandwidth),
+    Metric("spread", "time", "Spread", "", "lower", "{:.2%}", lambda facts: facts.verdict.spread),
+    Metric("differing_share", "numerics", "Differing codes", "", "lower", "{:.2%}", _checked("differing_share")),
+    Metric("largest_code_step", "numerics", "Largest step", "codes", "lower", "{:.0f}", _checked("largest_code_step")),
+    Metric("saturated_share", "numerics", "Saturated", "", "neither", "{:.2%}", _checked("saturated_share")),
+    Metric("scale_error", "numerics", "Scale error", "", "lower", "{:.1e}", _checked("scale_error")),
 )
 NAMES = tuple(metric.name for metric in METRICS)
 

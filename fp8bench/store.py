@@ -35,7 +35,8 @@ from . import metrics, records, wording
 from .backends import REFERENCE
 from .errors import StoreError, UsageError
 from .metrics import CellFacts
-from .records import BuildReport, CheckReport, FamilyVerdict, Logged, Prepared, Verdict, Verdicts
+from .night import Night
+from .records import FamilyVerdict, Logged, Verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,37 +69,6 @@ class Baseline:
     mlflow_run_id: str
     device_name: str = ""
     accepted_at: str = ""
-
-
-@dataclass(frozen=True)
-class Night:
-    """The records of a run directory that are logged."""
-
-    run_dir: Path
-    prepared: Prepared
-    builds: BuildReport
-    verdicts: Verdicts
-    facts: list[CellFacts]
-
-    @classmethod
-    def read(cls, run_dir: Path) -> Night:
-        verdicts = records.read(Verdicts, run_dir / "verdicts.json")
-        checks = records.read(CheckReport, run_dir / "check.json")
-        return cls(
-            run_dir,
-            records.read(Prepared, run_dir / "prepare.json"),
-            records.read(BuildReport, run_dir / "build.json"),
-            verdicts,
-            metrics.facts(verdicts, checks),
-        )
-
-    @property
-    def milliseconds(self) -> int:
-        """The night's own time: the time stamp of all its metrics."""
-        return int(self.prepared.created.timestamp() * 1000)
-
-    def of(self, backend: str) -> list[CellFacts]:
-        return [facts for facts in self.facts if facts.cell.backend == backend]
 
 
 # ---- the face -----------------------------------------------------------------------------------------------
@@ -329,7 +299,7 @@ def _log_backend(client: MlflowClient, experiment: str, night: Night, backend: s
         run = str(found[0].info.run_id)
     else:
         name = f"{night.prepared.created:%Y-%m-%d} {backend}"
-        run = str(client.create_run(experiment, night.milliseconds, tags, name).info.run_id)
+        run = str(client.create_run(experiment, _milliseconds(night), tags, name).info.run_id)
     _fill(client, run, night, backend, tags)
     client.set_tag(run, COMPLETE, "true")
     client.set_terminated(run, "FINISHED")
@@ -403,6 +373,11 @@ def _params(night: Night, backend: str) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
+def _milliseconds(night: Night) -> int:
+    """The night's own time: the time stamp of all its metrics."""
+    return int(night.prepared.created.timestamp() * 1000)
+
+
 # ---- metrics ------------------------------------------------------------------------------------------------
 
 
@@ -412,7 +387,7 @@ def _metrics(night: Night, backend: str) -> list[Metric]:
 
     def of_time(key: str, value: float | None, step: int = 0) -> Iterator[Metric]:
         if value is not None:
-            yield Metric(key, value, night.milliseconds, step)
+            yield Metric(key, value, _milliseconds(night), step)
 
     mine = night.of(backend)
     rows = [*_summary(night, backend), *_by_family(night, backend), *_by_cell(mine)]
