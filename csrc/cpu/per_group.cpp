@@ -1,4 +1,7 @@
-// One scale for every `group` neighbouring elements of a token, row by row, group by group.
+// One scale for every `group` neighbouring elements of a token: a row is read for its scales and, still in the cache,
+// for its codes. Doing the one after the other keeps the chain from elements to scale to codes out of the inner loop.
+#include <type_traits>
+
 #include "elements.h"
 #include "families.h"
 #include "instruction_sets.h"
@@ -6,28 +9,47 @@
 namespace fp8bench {
 
 template <class T> struct PerGroup {
+  // The usual sizes are compiled as constants: their loops need no remainder and are unrolled.
   FP8BENCH_INLINE void run(const fp8bench_args &args) {
-    for (int64_t row = 0; row < args.tokens; ++row) quantize_row(args, row);
-  }
-
-  FP8BENCH_INLINE void quantize_row(const fp8bench_args &args, int64_t row) {
-    const int64_t groups = args.hidden / args.group;
-    for (int64_t group = 0; group < groups; ++group) {
-      // Row-major scales are (tokens, groups), column-major ones lie in memory as (groups, tokens).
-      const int64_t at = args.column_major ? group * args.tokens + row : row * groups + group;
-      quantize_group(args, row, group * args.group, at);
+    switch (args.group) {
+    case 64: return quantize_rows(args, std::integral_constant<int64_t, 64>());
+    case 128: return quantize_rows(args, std::integral_constant<int64_t, 128>());
+    default: return quantize_rows(args, args.group);
     }
   }
 
-  // start: the group's first element in the row. at: the place of its scale.
-  FP8BENCH_INLINE void quantize_group(const fp8bench_args &args, int64_t row, int64_t start, int64_t at) {
-    const typename T::Bits *x = row_of<T>(args, row) + start;
-    const float scale = args.scale_in != nullptr ? args.scale_in[at] : args.scales[at] = group_scale(args, x);
-    encode_all<T>(x, args.group, scale, args.codes + row * args.hidden + start);
+  // size: elements of a group, as a number or as a constant; the same below.
+  template <class Size> FP8BENCH_INLINE void quantize_rows(const fp8bench_args &args, Size size) {
+    for (int64_t row = 0; row < args.tokens; ++row) quantize_row(args, row, size);
   }
 
-  FP8BENCH_INLINE float group_scale(const fp8bench_args &args, const typename T::Bits *x) {
-    return dynamic_scale(T::value(absmax<T>(x, args.group)), args.scale_ub, args.ue8m0);
+  template <class Size> FP8BENCH_INLINE void quantize_row(const fp8bench_args &args, int64_t row, Size size) {
+    if (args.scale_in == nullptr) scale_row(args, row, size);
+    encode_row(args, row, size);
+  }
+
+  template <class Size> FP8BENCH_INLINE void scale_row(const fp8bench_args &args, int64_t row, Size size) {
+    const typename T::Bits *x = row_of<T>(args, row);
+    const int64_t groups = args.hidden / size;
+    for (int64_t group = 0; group < groups; ++group) {
+      const float largest = T::value(absmax<T>(x + group * size, size));
+      args.scales[place_of(args, row, group, groups)] = dynamic_scale(largest, args.scale_ub, args.ue8m0);
+    }
+  }
+
+  template <class Size> FP8BENCH_INLINE void encode_row(const fp8bench_args &args, int64_t row, Size size) {
+    const typename T::Bits *x = row_of<T>(args, row);
+    const float *scales = args.scale_in != nullptr ? args.scale_in : args.scales;
+    const int64_t groups = args.hidden / size;
+    for (int64_t group = 0; group < groups; ++group) {
+      uint8_t *codes = args.codes + row * args.hidden + group * size;
+      encode_all<T>(x + group * size, size, scales[place_of(args, row, group, groups)], codes);
+    }
+  }
+
+  // Row-major scales are (tokens, groups); column-major ones lie in memory as (groups, tokens).
+  FP8BENCH_INLINE int64_t place_of(const fp8bench_args &args, int64_t row, int64_t group, int64_t groups) {
+    return args.column_major ? group * args.tokens + row : row * groups + group;
   }
 };
 
