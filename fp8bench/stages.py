@@ -22,11 +22,11 @@ from .config import Config
 from .errors import RunDirError, UsageError
 from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
 from .rundir import RunDir
-from .spec import BASELINE, CANDIDATE, Case, Cell
+from .spec import Case, Cell
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
-_BOTH: tuple[Role, Role] = (BASELINE, CANDIDATE)
+_BOTH: tuple[Role, Role] = ("baseline", "candidate")
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -256,8 +256,8 @@ _Job = tuple[str, Case]  # backend, case
 def _runnable(built: records.BuildReport, jobs: Sequence[_Job]) -> dict[tuple[Role, ...], list[_Job]]:
     """The jobs whose backend was built, by the roles that have them: both roles in one go where both have the same."""
     by_role = {role: [job for job in jobs if _is_built(built, role, job[0])] for role in _BOTH}
-    if by_role[BASELINE] == by_role[CANDIDATE]:
-        return {_BOTH: by_role[CANDIDATE]} if by_role[CANDIDATE] else {}
+    if by_role["baseline"] == by_role["candidate"]:
+        return {_BOTH: by_role["candidate"]} if by_role["candidate"] else {}
     return {(role,): found for role, found in by_role.items() if found}
 
 
