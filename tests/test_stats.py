@@ -1,0 +1,124 @@
+"""Statistics of launches, with simulated launches and fixed seeds: the error rates that the verdicts rest on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from fp8bench import stats
+
+ORDERS = (("baseline", "candidate", "candidate", "baseline"), ("candidate", "baseline", "baseline", "candidate"))
+
+
+def blocks(effects: dict[str, list[float]], noise: float = 0.0, drift: float = 0.0, seed: int = 1) -> pd.DataFrame:
+    """Raw samples of cells whose launches have the given effects; time also drifts by `drift` a block."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for cell, launches in effects.items():
+        for launch, effect in enumerate(launches):
+            for quad in range(6):
+                for position, role in enumerate(ORDERS[quad % 2]):
+                    log = effect * (role == "candidate") + drift * (4 * quad + position) + generator.normal(0, noise)
+                    rows.append((launch, cell, quad, position, role, 10, 1e-6 * np.exp(log)))
+    return pd.DataFrame(rows, columns=["launch", "cell", "quad", "position", "role", "calls", "seconds"])
+
+
+def test_launch_effects_cancel_drift() -> None:
+    found = stats.launch_effects(blocks({"a": [0.01, 0.02], "b": [-0.3, 0.0]}, drift=0.05))
+    np.testing.assert_allclose(found[["a", "b"]], [[0.01, -0.3], [0.02, 0.0]], atol=1e-12)
+
+
+def test_launch_effects_do_not_depend_on_the_order_of_rows() -> None:
+    samples = blocks({"a": [0.01, 0.02], "b": [-0.3, 0.0]}, noise=0.02)
+    shuffled = samples.sample(frac=1, random_state=3)
+    pd.testing.assert_frame_equal(stats.launch_effects(samples), stats.launch_effects(shuffled))
+
+
+def test_a_burst_in_a_few_blocks_does_not_move_a_launch() -> None:
+    samples = blocks({"a": [0.0, 0.0, 0.0]}, noise=0.001)
+    samples.loc[(samples["quad"] == 2) & (samples["position"] == 1), "seconds"] *= 20
+    assert stats.launch_effects(samples).abs().to_numpy().max() < 0.002
+
+
+def test_quads_that_lack_a_block_are_left_out() -> None:
+    samples = blocks({"a": [0.1, 0.1]})
+    cut = samples[~((samples["launch"] == 1) & (samples["position"] == 3))]
+    assert stats.launch_effects(cut)["a"].dropna().to_dict() == {0: pytest.approx(0.1)}
+    assert stats.launch_effects(samples[:0]).empty
+    assert stats.launch_effects(samples[samples["role"] == "candidate"]).empty
+
+
+def test_estimate_by_hand() -> None:
+    found = stats.estimate([0.01, 0.02, 0.03, float("nan")], margin=0.005)
+    assert found is not None
+    error = 0.01 / 3**0.5
+    assert found.value == pytest.approx(0.02)
+    assert found.upper - found.value == pytest.approx(4.302653 * error, rel=1e-6)
+    assert found.p_slower == pytest.approx(scipy_stats.t.sf(0.015 / error, 2))
+    assert found.p_faster > 0.9
+    assert found.launches == 3
+
+
+def test_estimate_of_too_few_or_equal_launches() -> None:
+    assert stats.estimate([0.01], 0.0) is None
+    equal = stats.estimate([0.01] * 5, 0.003)
+    assert equal is not None
+    assert equal.p_slower < 1e-6
+
+
+@pytest.mark.parametrize("launches", [3, 6, 12])
+def test_intervals_cover(launches: int) -> None:
+    """95% intervals hold the true effect in 93-97% of simulated cells."""
+    generator = np.random.default_rng(7)
+    truth = 0.02
+    found = [stats.estimate(row, 0.0) for row in generator.normal(truth, 0.01, (3000, launches))]
+    covered = np.mean([entry.lower <= truth <= entry.upper for entry in found if entry])
+    assert 0.93 <= covered <= 0.97
+
+
+def test_p_values_are_uniform_at_the_margin() -> None:
+    """Exactly at the margin, a p value below 5% is seen in about 5% of cells; below the margin far less."""
+    generator = np.random.default_rng(8)
+    for truth, low, high in ((0.03, 0.035, 0.065), (0.02, 0.0, 0.01)):
+        found = [stats.estimate(row, 0.03) for row in generator.normal(truth, 0.01, (3000, 6))]
+        assert low <= np.mean([entry.p_slower < 0.05 for entry in found if entry]) <= high
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    assert stats.benjamini_hochberg([0.01, 0.04, 0.03, 0.5], 0.05) == [True, False, False, False]
+    assert stats.benjamini_hochberg([0.01, 0.02, 0.03, 0.04], 0.05) == [True] * 4
+    assert stats.benjamini_hochberg([], 0.05) == []
+    assert stats.benjamini_hochberg([0.9], 0.05) == [False]
+
+
+def test_benjamini_hochberg_bounds_false_discoveries() -> None:
+    generator = np.random.default_rng(9)
+    shares = []
+    for _ in range(400):
+        z = generator.normal(0, 1, 60)
+        z[:12] += 3.5
+        rejected = np.array(stats.benjamini_hochberg(list(scipy_stats.norm.sf(z)), 0.05))
+        shares.append(rejected[12:].sum() / max(rejected.sum(), 1))
+    assert np.mean(shares) <= 0.05
+
+
+def test_mean_of_cells_leaves_out_launches_that_are_not_whole() -> None:
+    nan = float("nan")
+    table = pd.DataFrame({"a": [0.1, 0.2, 0.3], "b": [0.3, nan, 0.5], "c": [nan, nan, nan]})
+    np.testing.assert_allclose(stats.mean_of_cells(table), [0.2, 0.4])
+
+
+def test_times_are_medians_of_launches() -> None:
+    samples = blocks({"a": [0.0, 0.5, 0.1]})
+    times = stats.cell_times(samples).loc["a"]
+    assert times["baseline"] == pytest.approx(1e-6)
+    assert times["candidate"] == pytest.approx(1e-6 * np.exp(0.1))
+    assert stats.relative_spread(samples, "baseline")["a"] == pytest.approx(0.0)
+    assert stats.relative_spread(blocks({"a": [0.0] * 9}, noise=0.01), "candidate")["a"] == pytest.approx(0.0135, 0.2)
+
+
+def test_geometric_mean() -> None:
+    assert stats.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+    assert stats.geometric_mean([]) is None

@@ -1,0 +1,317 @@
+"""Verdicts: what each finding is called, who is accused, and how often by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fp8bench import verdicts
+from fp8bench.config import VerdictSettings
+from fp8bench.records import (
+    BuildReport,
+    Built,
+    BuiltLibrary,
+    CheckReport,
+    CheckResult,
+    CheckStatus,
+    Commit,
+    DeviceState,
+    Effect,
+    Environment,
+    LaunchFailure,
+    Prepared,
+    TimingReport,
+    Verdict,
+    Verdicts,
+)
+from fp8bench.spec import ROLES, Case, Cell, Scheme
+
+SCHEMES = ("per-tensor", "per-token", "group-128-row", "group-128-col")
+CELLS = tuple(
+    Cell(backend, Case(Scheme.parse(scheme), "bfloat16", tokens, 1024), "hot")
+    for backend in ("torch", "cpu")
+    for scheme in SCHEMES
+    for tokens in (16, 256, 512)
+)
+CULPRIT = Commit(sha="c" * 40, subject="Slow down", files=("csrc/cpu/per_token.cpp",))
+OTHER = Commit(sha="d" * 40, subject="Touch CUDA", files=("csrc/cuda/per_token.cu",))
+SETTINGS = VerdictSettings()
+
+
+def prepared(**changes: object) -> Prepared:
+    ids = tuple(cell.id for cell in CELLS)
+    night = Prepared(
+        run_id="night",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        repo="/repo",
+        candidate=CULPRIT,
+        baseline=Commit(sha="b" * 40),
+        suspects=(OTHER, CULPRIT),
+        suite="test",
+        cells=ids,
+        shards=(ids,),
+        environment=Environment(host="host", device="cpu", device_name="CPU"),
+        harness=Commit(sha="e" * 40),
+        seed=1,
+    )
+    return night.model_copy(update=changes)
+
+
+def built(**candidate: BuiltLibrary) -> BuildReport:
+    """torch is the same in both builds, cpu is not; `candidate` replaces libraries of the candidate."""
+
+    def libraries(role: str) -> Iterable[BuiltLibrary]:
+        yield BuiltLibrary(backend="torch", ok=True, identity="same")
+        yield BuiltLibrary(backend="cpu", ok=True, identity=role)
+
+    def of(role: str) -> tuple[BuiltLibrary, ...]:
+        return tuple(candidate.get(entry.backend, entry) if role == "candidate" else entry for entry in libraries(role))
+
+    return BuildReport(builds=tuple(Built(role=role, commit=role, libraries=of(role)) for role in ROLES))  # type: ignore[arg-type]
+
+
+def checked(**status: CheckStatus) -> CheckReport:
+    """All well, but for the candidate's cases of the schemes (with _ for -) that are named."""
+    results = []
+    for role in ROLES:
+        for backend, case in dict.fromkeys((cell.backend, cell.case) for cell in CELLS):
+            bad = status.get(case.scheme.name.replace("-", "_")) if (role, backend) == ("candidate", "cpu") else None
+            kind, detail = bad or CheckStatus.OK, f"what is {bad}" if bad else ""
+            results.append(CheckResult(role=role, backend=backend, case=case.id, status=kind, detail=detail))
+    return CheckReport(results=tuple(results))
+
+
+def samples(
+    effects: dict[str, float],
+    *,
+    launches: int = 6,
+    launch_sd: float = 0.01,
+    seed: int = 1,
+    cells: Sequence[Cell] = CELLS,
+) -> pd.DataFrame:
+    """Blocks of a night. `effects` adds to the cpu cells of a scheme; every launch has an effect of its own."""
+    generator = np.random.default_rng(seed)
+    tables = []
+    for cell in cells:
+        true = effects.get(cell.case.scheme.name, 0.0) if cell.backend == "cpu" else 0.0
+        own = true + generator.normal(0, launch_sd, launches)
+        index = np.arange(launches * 4 * 4)
+        launch, quad, position = index // 16, index // 4 % 4, index % 4
+        is_candidate = np.isin(position, (1, 2)) ^ (quad % 2 == 1)
+        log = own[launch] * is_candidate + generator.normal(0, 0.01, len(index))
+        columns = {"launch": launch, "quad": quad, "position": position, "calls": 10}
+        role = np.where(is_candidate, "candidate", "baseline")
+        tables.append(pd.DataFrame({**columns, "cell": cell.id, "role": role, "seconds": 1e-5 * np.exp(log)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def judge(
+    data: pd.DataFrame,
+    *,
+    builds: BuildReport | None = None,
+    checks: CheckReport | None = None,
+    timing: TimingReport | None = None,
+    night: Prepared | None = None,
+) -> Verdicts:
+    timing = timing or TimingReport(shard=0, launches=6)
+    return verdicts.judge(night or prepared(), builds or built(), checks or checked(), [timing], data, SETTINGS)
+
+
+def regressed_families(found: Verdicts) -> set[str]:
+    families = {family.family for family in found.families if family.verdict is Verdict.REGRESSED}
+    return families | {Cell.parse(c.cell).case.family for c in found.cells if c.verdict is Verdict.REGRESSED}
+
+
+# ---- what is said -------------------------------------------------------------------------------------------
+
+
+def test_a_regression_accuses_its_family_and_its_commit() -> None:
+    found = judge(samples({"per-token": 0.14}))
+    assert (found.verdict, found.exit_code) == (Verdict.REGRESSED, 1)
+    assert regressed_families(found) == {"per-token/bfloat16"}
+    (cause,) = found.causes
+    assert cause.families == ("per-token/bfloat16",)
+    assert cause.suspects == (CULPRIT.sha,)
+    assert len(cause.cells) == 3
+    assert cause.worst is not None
+    assert cause.worst.lower < 0.14 < cause.worst.upper
+    sentence = next(entry.sentence for entry in found.backends if entry.backend == "cpu")
+    assert sentence.startswith("CPU: 3 cells regressed, worst +1")
+    assert "per-token" in sentence
+
+
+def test_an_improvement_is_no_regression() -> None:
+    found = judge(samples({"per-token": -0.14}))
+    assert found.exit_code == 0
+    assert found.causes == ()
+    assert sum(cell.verdict is Verdict.IMPROVED for cell in found.cells) == 3
+
+
+def test_the_same_machine_code_is_a_control_and_never_accused() -> None:
+    same = BuiltLibrary(backend="cpu", ok=True, identity="baseline")
+    found = judge(samples({"per-token": 0.5}), builds=built(cpu=same))
+    assert {cell.verdict for cell in found.cells if cell.cell.startswith("cpu/")} == {Verdict.CONTROL}
+    assert found.causes == ()
+
+
+def test_controls_that_moved_make_the_night_invalid() -> None:
+    same = BuiltLibrary(backend="cpu", ok=True, identity="baseline")
+    found = judge(samples(dict.fromkeys(SCHEMES, 0.2), launches=2), builds=built(cpu=same))
+    assert (found.verdict, found.exit_code) == (Verdict.INVALID, 3)
+    assert "controls of CPU moved by +2" in found.sentence
+
+
+def test_a_throttled_night_accuses_nobody() -> None:
+    states = tuple(DeviceState(when="after", launch=launch, throttle=("thermal",)) for launch in range(3))
+    timing = TimingReport(shard=0, launches=6, states=states)
+    found = judge(samples({"per-token": 0.14}), timing=timing)
+    assert (found.verdict, found.exit_code) == (Verdict.INVALID, 3)
+    assert not any(cell.verdict in (Verdict.REGRESSED, Verdict.OK) for cell in found.cells)
+    assert found.causes == ()
+    assert "throttled in 50% of the launches" in found.sentence
+
+
+def test_a_night_that_timed_little_is_invalid() -> None:
+    found = judge(samples({}, cells=CELLS[:3]))
+    assert found.exit_code == 3
+    assert "only 3 of 24 cells" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "code"),
+    [
+        (CheckStatus.WRONG, Verdict.WRONG, 2),
+        (CheckStatus.CRASHED, Verdict.CRASHED, 2),
+        (CheckStatus.HUNG, Verdict.CRASHED, 2),
+        (CheckStatus.MISSING, Verdict.MISSING, 0),
+        (CheckStatus.UNSUPPORTED, Verdict.MISSING, 0),  # the baseline supports it
+    ],
+)
+def test_findings_of_the_checks(status: CheckStatus, verdict: Verdict, code: int) -> None:
+    timed = [cell for cell in CELLS if (cell.backend, cell.case.scheme.name) != ("cpu", "per-token")]
+    found = judge(samples({}, cells=timed), checks=checked(per_token=status))
+    touched = [cell for cell in found.cells if cell.cell.startswith("cpu/per-token/")]
+    assert {cell.verdict for cell in touched} == {verdict}
+    assert all(str(status) in cell.reason for cell in touched)
+    assert found.exit_code == code
+    assert [cause.verdict for cause in found.causes] == ([verdict] if code else [])
+    assert all(cell.effect for cell in found.cells if cell not in touched)
+
+
+def test_what_does_not_compile_is_not_built_and_the_rest_is_kept() -> None:
+    broken = BuiltLibrary(backend="cpu", ok=False, error="per_token.cpp does not compile")
+    found = judge(samples({}, cells=CELLS[:12]), builds=built(cpu=broken))
+    assert (found.verdict, found.exit_code) == (Verdict.NOT_BUILT, 2)
+    assert {cell.verdict for cell in found.cells if cell.cell.startswith("torch/")} == {Verdict.CONTROL}
+    assert "per_token.cpp does not compile" in found.causes[0].detail
+
+
+def test_an_inspected_backend_that_does_not_compile_is_told() -> None:
+    found = judge(samples({}), night=prepared(inspected=("cuda",)))
+    cuda = next(entry for entry in found.backends if entry.backend == "cuda")
+    assert (cuda.verdict, found.exit_code) == (Verdict.UNSUPPORTED, 0)
+    broken = BuiltLibrary(backend="cuda", ok=False, error="no such header")
+    report = built()
+    candidate = report.role("candidate")
+    both = (report.role("baseline"), candidate.model_copy(update={"libraries": (*candidate.libraries, broken)}))
+    found = judge(samples({}), night=prepared(inspected=("cuda",)), builds=BuildReport(builds=both))
+    assert found.exit_code == 2
+    assert [(cause.backend, cause.verdict) for cause in found.causes] == [("cuda", Verdict.NOT_BUILT)]
+
+
+def test_a_crash_while_timing_is_told() -> None:
+    cell = CELLS[-1].id
+    failure = LaunchFailure(launch=2, cell=cell, status="crashed", detail="signal 11")
+    found = judge(samples({}), timing=TimingReport(shard=0, launches=6, failures=(failure,)))
+    assert found.exit_code == 2
+    assert [(entry.cell, entry.verdict) for entry in found.cells if entry.verdict in verdicts.BROKEN] == [
+        (cell, Verdict.CRASHED)
+    ]
+
+
+def test_few_launches_are_missing_and_wide_intervals_unresolved() -> None:
+    few = judge(samples({}, launches=2))
+    assert {cell.verdict for cell in few.cells if cell.cell.startswith("cpu/")} == {Verdict.MISSING}
+    wide = judge(samples({}, launch_sd=0.1))
+    unresolved = [cell for cell in wide.cells if cell.verdict is Verdict.UNRESOLVED]
+    assert len(unresolved) >= 9
+    assert wide.exit_code == 0
+
+
+def test_wrong_comes_before_invalid_before_regressed() -> None:
+    states = tuple(DeviceState(when="before", launch=launch, throttle=("power",)) for launch in range(6))
+    throttled = TimingReport(shard=0, launches=6, states=states)
+    checks = checked(per_tensor=CheckStatus.WRONG)
+    assert judge(samples({"per-token": 0.2}), checks=checks, timing=throttled).exit_code == 2
+    assert judge(samples({"per-token": 0.2}), timing=throttled).exit_code == 3
+    assert judge(samples({"per-token": 0.2}), checks=checks).exit_code == 2
+
+
+def test_speedups_leave_out_and_count_what_is_missing() -> None:
+    data = samples({"per-token": 0.1}, launch_sd=0.0)
+    data.loc[data["cell"].str.startswith("cpu/"), "seconds"] /= 4
+    data = data[data["cell"] != "torch/per-token/bfloat16/16x1024/hot"]
+    speedup = {entry.family: entry for entry in judge(data).speedups}["per-token/bfloat16"]
+    assert (speedup.counted, speedup.missing) == (2, 1)
+    assert speedup.baseline == pytest.approx(4.0, rel=0.02)
+    assert speedup.candidate == pytest.approx(4.0 / np.exp(0.1), rel=0.02)
+
+
+def test_order_of_rows_and_results_does_not_matter() -> None:
+    data, checks = samples({"per-token": 0.05}), checked(per_tensor=CheckStatus.WRONG)
+    again = judge(data.sample(frac=1, random_state=2), checks=CheckReport(results=checks.results[::-1]))
+    assert again == judge(data, checks=checks)
+
+
+def test_suspects_touch_what_the_backend_runs() -> None:
+    shared = Commit(sha="f" * 40, files=("csrc/numerics.h",))
+    binding = Commit(sha="a" * 40, files=("fp8bench/backends/_native.py",))
+    found = {
+        backend: [c.sha[0] for c in verdicts.suspects_of(backend, [CULPRIT, OTHER, shared, binding])]
+        for backend in ("cpu", "cuda", "triton", "torch")
+    }
+    assert found == {"cpu": ["c", "f", "a"], "cuda": ["d", "f", "a"], "triton": ["a"], "torch": ["a"]}
+    assert verdicts.suspects_of("torch", [CULPRIT]) == [CULPRIT]
+
+
+@pytest.mark.parametrize(
+    ("value", "upper", "significant", "verdict"),
+    [
+        (0.05, 0.06, True, Verdict.REGRESSED),
+        (-0.05, -0.04, True, Verdict.IMPROVED),
+        (0.02, 0.025, True, Verdict.OK),  # surely there, and too small to matter
+        (0.05, 0.2, False, Verdict.UNRESOLVED),
+        (0.0, 0.01, False, Verdict.OK),
+    ],
+)
+def test_significance_magnitude_and_direction_are_put_together_once(
+    value: float, upper: float, significant: bool, verdict: Verdict
+) -> None:
+    effect = Effect(value=value, lower=value - 0.01, upper=upper, p_value=0.0, launches=6)
+    assert verdicts.change(effect, significant, margin=0.03) is verdict
+
+
+# ---- how often ----------------------------------------------------------------------------------------------
+
+
+def test_quiet_nights_are_quiet() -> None:
+    """200 nights without a change, launches moving by 2%: at most one accuses anybody (0.5%)."""
+    nights = [judge(samples({}, launch_sd=0.02, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT) for seed in range(200)]
+    assert sum(found.exit_code != 0 for found in nights) <= 1
+
+
+@pytest.mark.parametrize(("effect", "launch_sd", "least"), [(0.14, 0.04, 0.99), (0.049, 0.01, 0.95)])
+def test_planted_slowdowns_are_caught_and_nobody_else_is_accused(effect: float, launch_sd: float, least: float) -> None:
+    nights = [
+        judge(samples({"per-token": effect}, launch_sd=launch_sd, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT)
+        for seed in range(100)
+    ]
+    accused = [regressed_families(found) for found in nights]
+    assert np.mean([families == {"per-token/bfloat16"} for families in accused]) >= least
+
+
+CPU_NIGHT = prepared(cells=tuple(cell.id for cell in CELLS[12:]))
