@@ -106,11 +106,11 @@ def _tiled(rows: list[Tensor], case: Case) -> Tensor:
 
 
 def _given_scale(case: Case, x: Tensor, generator: torch.Generator) -> Tensor | None:
-    """Scales for a static scheme: around the dynamic ones, so that some values saturate; None for a dynamic one."""
+    """Scales for a static scheme: up to half the dynamic ones, so that some values saturate; None for a dynamic one."""
     if not case.scheme.static:
         return None
     scales = reference.quantize(x, replace(case.scheme, static=False))[1]
-    factors = torch.exp2(torch.rand(scales.shape, generator=generator) * 2 - 1)
+    factors = torch.exp2(torch.rand(scales.shape, generator=generator) - 1)
     return scales.mul_(factors)
 
 

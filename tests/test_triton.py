@@ -1,0 +1,203 @@
+"""The Triton kernels: bit-exact in the interpreter, and compiled ahead of time for the GPUs that matter."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fp8bench import reference
+from fp8bench.backends import triton as backend
+from fp8bench.spec import Case
+
+HERE = Path(__file__).parent
+
+# Every kernel path: one row a program and several, loops, odd widths, one token, both tensor designs, all options.
+CASES = [
+    "per-token/bfloat16/16x896",
+    "per-token/float16/7x96",
+    "per-token/float32/3x33",
+    "per-token/bfloat16/2x20000",
+    "per-token-ue8m0/bfloat16/16x64",
+    "per-token-static/float32/5x96",
+    "per-token-static/bfloat16/2x20000",
+    "group-64-row/bfloat16/16x896",
+    "group-64-col/bfloat16/16x896",
+    "group-128-col/float16/1x1024",
+    "group-128-row/float32/9x256",
+    "group-48-row-ue8m0/bfloat16/5x96",
+    "group-48-col-static/bfloat16/5x96",
+    "group-1-row/float16/3x16",
+    "per-tensor/float32/16x896",
+    "per-tensor/bfloat16/40x896",
+    "per-tensor/float16/1x7",
+    "per-tensor-ue8m0/float16/40x896",
+    "per-tensor-static/bfloat16/5x4000",
+]
+TOO_LARGE = "per-token/bfloat16/1024x7168"
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+    """Results of the checks by case, and casts by name, from one interpreting process."""
+    folder = tmp_path_factory.mktemp("interpreted")
+    cases, out, arrays = folder / "cases.json", folder / "out.json", folder / "casts.npz"
+    cases.write_text(json.dumps([*CASES, TOO_LARGE]))
+    command = [sys.executable, str(HERE / "interpreter.py"), str(cases), str(out), str(arrays)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=HERE.parent)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(out.read_text()), dict(np.load(arrays))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interpreted_kernels_are_bit_exact(case: str, interpreted: tuple) -> None:
+    assert interpreted[0][case] == ["ok", ""]
+
+
+def test_large_cases_are_not_interpreted(interpreted: tuple) -> None:
+    status, detail = interpreted[0][TOO_LARGE]
+    assert status == "unsupported"
+    assert "too large for Triton's interpreter" in detail
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_patched_casts_on_every_16_bit_pattern(dtype: torch.dtype, interpreted: tuple) -> None:
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    codes, wide = (interpreted[1][f"{dtype}-{what}"] for what in ("codes", "wide"))
+    assert np.array_equal(codes, reference.encode(x).numpy())
+    if dtype == torch.bfloat16:  # the interpreter's own cast loses subnormals here
+        sound = ~x.isnan().numpy()
+        assert np.array_equal(wide[sound], x.view(torch.int32).numpy()[sound])
+
+
+def test_without_a_gpu_or_the_interpreter_it_says_so() -> None:
+    reason = backend.create(HERE).supports(Case.parse(CASES[0]), "cpu")
+    assert reason is not None
+    assert "TRITON_INTERPRET=1" in reason
+
+
+# ---- plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 48, 64, 128, 896, 1024, 2048, 4096, 7168, 16385, 100_000])
+@pytest.mark.parametrize("segments", [1, 3, 1000])
+def test_plans_cover_every_element(length: int, segments: int) -> None:
+    plan = backend.plan_segments(length, segments, dense=True)
+    assert plan.grid[0] * plan.rows >= segments
+    assert (plan.grid[0] - 1) * plan.rows < segments
+    assert plan.loop == (plan.width < length)
+    assert plan.rows * plan.width <= 32 * 32 * plan.warps  # 32 elements a thread, and no spills
+    assert plan.width & (plan.width - 1) == 0
+
+
+# ---- machine code ------------------------------------------------------------------------------------------------
+
+TARGETS = [89, 90, 100]
+SIZES = {"tokens": "i32", "hidden": "i32", "x_stride": "i32"}
+SEGMENT_TYPES = {
+    "codes": "*fp8e4nv",
+    "scales": "*fp32",
+    "scale_in": "*fp32",
+    "scale_ub": "*fp32",
+    **SIZES,
+    "segments": "i32",
+}
+TENSOR_TYPES = {
+    "codes": "*fp8e4nv",
+    "scales": "*fp32",
+    "scale_in": "*fp32",
+    "partials": "*i32",
+    "count": "i32",
+    "hidden": "i32",
+    "x_stride": "i32",
+    "total": "i32",
+}
+DTYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+
+
+def compiled(kernel: object, types: dict[str, str], constants: dict[str, object], warps: int, target: int) -> dict:
+    """Compile ahead of time; pointers and sizes are multiples of 16, as on the reference grid."""
+    signature = {**types, **dict.fromkeys(constants, "constexpr")}
+    attributes = {(index,): [["tt.divisibility", 16]] for index in range(len(types))}
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": warps}).asm
+
+
+def segment_code(length: int, dtype: str, column_major: bool, target: int) -> dict:
+    plan = backend.plan_segments(length, 1 << 14, dense=not column_major)
+    constants = {
+        "LENGTH": plan.length,
+        "ROWS": plan.rows,
+        "WIDTH": plan.width,
+        "LOOP": plan.loop,
+        "DENSE": plan.dense,
+        "COLUMN_MAJOR": column_major,
+        "STATIC": False,
+        "HAS_UB": False,
+        "UE8M0": False,
+    }
+    types = {"x": DTYPES[dtype], **SEGMENT_TYPES}
+    return compiled(backend._segments_kernel, types, constants, plan.warps, target)
+
+
+def resources(cubin: bytes, folder: Path) -> str:
+    """What the disassembler says about registers, stack and local memory."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    tool = triton.knobs.nvidia.cuobjdump.path
+    return subprocess.run([tool, "--dump-resource-usage", str(file)], capture_output=True, text=True, check=True).stdout
+
+
+def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
+    """16-byte loads only, the hardware's conversion and true division, nothing spilled."""
+    ptx = code["ptx"]
+    loads = re.findall(r"ld\.global\S*", ptx)
+    assert sum("v4.b32" in load for load in loads) >= 1
+    assert [load for load in loads if "v4.b32" not in load and load != "ld.global.b32"] == []
+    used = resources(code["cubin"], folder)
+    assert re.search(r"STACK:0\b", used), used
+    assert re.search(r"LOCAL:0\b", used), used
+    if quantizes:
+        assert "cvt.rn.satfinite.e4m3x2.f32" in ptx
+        assert set(re.findall(r"div\.\w+\.f32|div\.full\S*|div\.approx\S*", ptx)) == {"div.rn.f32"}
+        assert "div.rn.ftz" not in ptx
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # there is nothing to fuse
+@pytest.mark.parametrize("target", TARGETS)
+class TestMachineCode:
+    @pytest.mark.parametrize(
+        ("length", "dtype", "column_major"),
+        [
+            (64, "bfloat16", False),
+            (128, "bfloat16", True),
+            (128, "float32", False),
+            (896, "float16", False),
+            (7168, "bfloat16", False),
+            (32768, "bfloat16", False),
+        ],
+    )
+    def test_segments(self, target: int, length: int, dtype: str, column_major: bool, tmp_path: Path) -> None:
+        assert_good_code(segment_code(length, dtype, column_major, target), tmp_path)
+
+    def test_tensor(self, target: int, tmp_path: Path) -> None:
+        launch = backend.TENSOR_QUANTIZE
+        constants = {"BLOCK": launch.elements, "PARTIALS": 1024, "DENSE": True, "STATIC": False, "UE8M0": False}
+        types = {"x": "*bf16", **TENSOR_TYPES}
+        code = compiled(backend._tensor_quantize_kernel, types, constants, launch.warps, target)
+        assert_good_code(code, tmp_path)
+
+    def test_tensor_max(self, target: int, tmp_path: Path) -> None:
+        types = {"x": "*bf16", "partials": "*i32", "hidden": "i32", "x_stride": "i32", "total": "i32"}
+        constants = {"BLOCK": backend.TENSOR_MAX.elements, "DENSE": True}
+        code = compiled(backend._tensor_max_kernel, types, constants, backend.TENSOR_MAX.warps, target)
+        assert_good_code(code, tmp_path, quantizes=False)
