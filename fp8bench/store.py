@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import warnings
@@ -339,7 +340,7 @@ def _tags(night: Night, backend: str) -> dict[str, str]:
         "mlflow.source.name": "fp8bench",
         "mlflow.source.git.commit": prepared.candidate.sha,
         "mlflow.note.content": _note(night, verdict.sentence),
-        **{f"fp8bench.version.{name}": version for name, version in machine.versions.items()},
+        **{"fp8bench.version." + re.sub(r"[^\w.-]", "_", name): version for name, version in machine.versions.items()},
     }
     if prepared.candidate.dirty:
         tags[DIRTY] = "true"

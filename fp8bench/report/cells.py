@@ -1,0 +1,53 @@
+"""The full table of cells, loudest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import metrics, wording
+from ..metrics import CellFacts
+from ..night import Night
+from ..records import Verdict
+from .tones import Badge, badge
+
+RANK = {verdict: rank for rank, verdict in enumerate(Verdict)}
+COLUMNS = tuple(metric for metric in metrics.METRICS if metric.kind == "time" and metric.name != "ratio_vs_baseline")
+
+
+@dataclass(frozen=True)
+class Row:
+    cell: str
+    badge: Badge
+    effect: str
+    key: str  # what the effect column is sorted by
+    values: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cells:
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    expanded: bool
+
+
+def build(night: Night) -> Cells:
+    ranked = sorted(night.facts, key=lambda facts: (RANK[facts.verdict.verdict], -_value(facts)))
+    columns = tuple(f"{metric.title}, {metric.unit}" if metric.unit else metric.title for metric in COLUMNS)
+    return Cells(columns, tuple(_row(facts) for facts in ranked), len(ranked) <= 100)
+
+
+def _value(facts: CellFacts) -> float:
+    return facts.verdict.effect.value if facts.verdict.effect else 0.0
+
+
+def _row(facts: CellFacts) -> Row:
+    found = facts.verdict
+    return Row(
+        cell=facts.cell.id,
+        badge=badge(found.verdict),
+        effect=wording.effect_text(found.effect),
+        key=f"{_value(facts):.5f}",
+        values=tuple(metric.show(metric.compute(facts)) for metric in COLUMNS),
+        reason="" if found.verdict is Verdict.CONTROL else wording.one_line(found.reason, 200),
+    )

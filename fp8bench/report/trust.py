@@ -1,0 +1,93 @@
+"""The trust strip: what a reader must know before believing the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from .. import wording
+from ..night import Night
+from ..records import DeviceState, Verdict
+from .tones import Tone
+
+
+@dataclass(frozen=True)
+class Tile:
+    label: str
+    value: str
+    note: str = ""
+    tone: Tone = "calm"
+
+
+@dataclass(frozen=True)
+class Trust:
+    tiles: tuple[Tile, ...]
+
+
+def build(night: Night) -> Trust:
+    return Trust(
+        (_cells(night), _controls(night), _precision(night), _launches(night), _machine(night), _clocks(night))
+    )
+
+
+def _cells(night: Night) -> Tile:
+    measured = sum(facts.verdict.effect is not None for facts in night.facts)
+    expected = len(night.facts)
+    tone: Tone = "calm" if measured == expected else "warn"
+    left_out = f"{expected - measured} without a time" if measured < expected else "none is missing"
+    return Tile("Cells measured", f"{measured} of {expected}", left_out, tone)
+
+
+def _controls(night: Night) -> Tile:
+    controls = [facts.verdict for facts in night.facts if facts.verdict.verdict is Verdict.CONTROL]
+    effects = [abs(verdict.effect.value) for verdict in controls if verdict.effect]
+    if not effects:
+        return Tile("Controls", "none", "every backend changed")
+    beyond = sum(effect > night.verdicts.margin for effect in effects)
+    note = f"the same machine code twice; largest difference {wording.percent(max(effects)).lstrip('+')}"
+    return Tile("Controls beyond the margin", f"{beyond} of {len(effects)}", note, "warn" if beyond else "calm")
+
+
+def _precision(night: Night) -> Tile:
+    effects = [facts.verdict.effect for facts in night.facts if facts.verdict.effect]
+    margin = f"margin {wording.percent(night.verdicts.margin).lstrip('+')}"
+    if not effects:
+        return Tile("Median interval", "–", margin)
+    half = median((effect.upper - effect.lower) / 2 for effect in effects)
+    confidence = f"{night.verdicts.confidence:.0%} confidence"
+    return Tile("Median interval", f"± {100 * math.expm1(half):.2f}%", f"{confidence}, {margin}")
+
+
+def _launches(night: Night) -> Tile:
+    launches = sum(report.launches for report in night.timed)
+    failures = sum(len(report.failures) for report in night.timed)
+    seconds = sum(report.seconds for report in night.timed)
+    shards = f"on {wording.count(len(night.timed), 'shard')}, " if len(night.timed) > 1 else ""
+    note = f"{shards}{seconds:.0f} s, {wording.count(failures, 'failure')}"
+    return Tile("Launches", str(launches), note, "warn" if failures else "calm")
+
+
+def _machine(night: Night) -> Tile:
+    machine = night.prepared.environment
+    driver = f"driver {machine.driver}, " if machine.driver else ""
+    compilers = ("torch", "triton", "nvcc")
+    versions = ", ".join(f"{name} {machine.versions[name]}" for name in compilers if name in machine.versions)
+    return Tile("Machine", wording.short_device(machine.device_name), f"{driver}{versions}" or machine.host)
+
+
+def _clocks(night: Night) -> Tile:
+    states = [state for report in night.timed for state in report.states]
+    throttle = sorted({reason for state in states for reason in state.throttle})
+    note = f"throttled: {', '.join(throttle)}" if throttle else "not throttled"
+    return Tile("Clocks", _range(states), note, "warn" if throttle else "calm")
+
+
+def _range(states: list[DeviceState]) -> str:
+    clocks = [state.clock_mhz for state in states if state.clock_mhz is not None]
+    hottest = max((state.temperature_c for state in states if state.temperature_c is not None), default=None)
+    load = max((state.load for state in states if state.load is not None), default=None)
+    parts = [f"{min(clocks):.0f}–{max(clocks):.0f} MHz"] if clocks else []
+    parts += [f"{hottest:.0f} °C"] if hottest is not None else []
+    parts += [f"load {load:.1f}"] if load is not None and not clocks else []
+    return ", ".join(parts) or "not readable"
