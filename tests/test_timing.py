@@ -1,0 +1,124 @@
+"""The clocks: their decisions, the order of their blocks, and what they resolve on this machine's CPU."""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from fp8bench.timing import Clock, clock_for, machine, plan
+from fp8bench.timing.cpu import CpuClock
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    """A CPU clock; pinning and threads of the test process are put back."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    yield clock_for("cpu", block_s=0.2e-3, warmup_s=1e-3)
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(5e-6, 100), (1e-3, 6), (0.5e-3, 6), (1e-9, 240), (0.0, 240), (-1.0, 240)],
+)
+def test_calls_fill_a_block_within_bounds(seconds: float, expected: int) -> None:
+    assert plan.calls_per_block(seconds, 0.5e-3, 6, 240) == expected
+
+
+def test_buffer_sets_outgrow_the_cache() -> None:
+    cache = 50 << 20
+    sets = plan.sets_needed(22 << 20, cache, 120)
+    assert sets * (22 << 20) >= plan.ROTATION_FACTOR * cache
+    assert plan.sets_needed(1 << 30, cache, 120) == 2  # one set alone would stay partly cached
+    assert plan.sets_needed(1, cache, 120) == 120
+
+
+def test_no_set_is_used_twice_between_flushes_where_the_sets_do_not_outgrow_the_cache() -> None:
+    assert plan.calls_cold(240, 120, 120) == 120
+    assert plan.calls_cold(240, 7, 120) == 240
+
+
+def test_quads_alternate_and_cancel_a_linear_drift() -> None:
+    order = plan.palindromes(2, 4)
+    assert "".join("AB"[arm] for _, _, arm in order) == "ABBABAABABBABAAB"
+    assert [position for _, position, _ in order[:8]] == [0, 1, 2, 3] * 2
+    for quad in range(4):
+        moments = [sum(position for q, position, a in order if q == quad and a == arm) for arm in (0, 1)]
+        assert moments[0] == moments[1]
+
+
+def test_three_arms_are_balanced_too() -> None:
+    arms = [arm for _, _, arm in plan.palindromes(3, 2)]
+    assert arms == [0, 1, 2, 2, 1, 0, 2, 1, 0, 0, 1, 2]
+
+
+def _work(size: int) -> Callable[[], object]:
+    values = torch.rand(size)
+    return values.sort
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_slower_arm_is_measured_as_slower(clock: Clock, cold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuClock, "cache_bytes", 1 << 20)  # flushing the real one takes its time
+    assert clock.sets_for(8000, cold=cold) == (64 if cold else 1)
+    blocks = clock.quads([[_work(2000)] * 3, [_work(4000)] * 3], quads=4, cold=cold)
+    assert len(blocks) == 16
+    assert {block.calls for block in blocks} == {blocks[0].calls}
+    assert [(block.quad, block.position, block.arm) for block in blocks] == plan.palindromes(2, 4)
+    median = [statistics.median(b.seconds for b in blocks if b.arm == arm) for arm in (0, 1)]
+    assert 1.3 < median[1] / median[0] < 4
+
+
+def test_cold_blocks_rotate_over_the_sets_and_hot_ones_do_not(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuClock, "cache_bytes", 1 << 10)
+    used: list[int] = []
+    arm = [lambda number=number: used.append(number) for number in range(3)]
+    clock.measure(arm, blocks=2, cold=True)
+    assert set(used) == {0, 1, 2}
+    used.clear()
+    clock.measure(arm, blocks=2)
+    assert set(used) == {0}
+
+
+def test_one_arm_gives_one_value_a_block(clock: Clock) -> None:
+    seconds = clock.measure([_work(1000)], blocks=5)
+    assert len(seconds) == 5
+    assert all(value > 0 for value in seconds)
+
+
+def test_errors_of_a_callable_propagate_and_leave_the_collector_on(clock: Clock) -> None:
+    def broken() -> None:
+        raise ArithmeticError("planted")
+
+    with pytest.raises(ArithmeticError, match="planted"):
+        clock.measure([broken])
+    assert gc.isenabled()
+
+
+def test_the_clock_runs_on_one_core_with_one_thread(clock: Clock) -> None:
+    assert clock.cache_bytes > 0
+    assert len(os.sched_getaffinity(0)) == 1
+    assert torch.get_num_threads() == 1
+
+
+def test_machine_is_described_without_a_gpu() -> None:
+    description = machine.describe("cpu")
+    assert description["device_name"]
+    assert description["versions"]["torch"] == torch.__version__
+    assert machine.state("cpu")["load"] >= 0
+
+
+@pytest.mark.parametrize(("text", "size"), [("32768K\n", 32 << 20), ("1M", 1 << 20), ("512", 512)])
+def test_cache_sizes_parse(text: str, size: int) -> None:
+    assert machine._parse_size(text) == size
+
+
+def test_an_idle_gpu_is_not_throttled() -> None:
+    assert machine.throttle_reasons(0x1) == ()
+    assert machine.throttle_reasons(0x1 | 0x4 | 0x40) == ("sw_power_cap", "hw_thermal")

@@ -1,0 +1,354 @@
+"""Real workers on real build directories: what is planted in a build is reported as what it is, the rest is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fp8bench.config import Config, TimingSettings, WorkerSettings
+from fp8bench.errors import RunDirError, WorkerError
+from fp8bench.protocol import EnvironmentRequest, TimeRequest
+from fp8bench.records import SAMPLE_COLUMNS, CheckResult, CheckStatus, TimingReport
+from fp8bench.spec import BASELINE, CANDIDATE, Case, Cell
+from fp8bench.supervisor import check_builds, equal_backends, time_cells
+from fp8bench.supervisor.launches import launch_file, plan_launch
+from fp8bench.supervisor.process import Death, Worker, worker_environment
+
+# A backend file as a commit would bring it; `PLANT` says what happens for which hidden size.
+BACKEND = """
+import ctypes
+import time
+import torch
+
+PLANT = {plant!r}
+
+
+class Plain:
+    name = "cpu"
+
+    def supports(self, case, device):
+        return None
+
+    def bind(self, scheme, x, codes, scales, scale=None, scale_ub=None):
+        planted = PLANT.get(x.shape[1])
+
+        def quantize(rows, codes, scales):
+            absmax = rows.float().abs().amax(1, keepdim=True)
+            if scale_ub is not None:
+                absmax = torch.where(absmax.isnan(), absmax, torch.minimum(absmax, scale_ub))
+            new = absmax / torch.tensor(448.0)
+            scales.copy_(torch.where(new.isnan(), new, new.clamp(min=1 / (448 * 512))))
+            y = rows.float() / scales
+            codes.copy_(torch.where(y.isnan(), y, y.clamp(-448, 448)).to(torch.float8_e4m3fn))
+            codes.view(torch.uint8)[codes.float().isnan()] = 0x7F
+
+        def call():
+            quantize(x, codes, scales)
+            if planted == "slow":
+                part = int(0.3 * len(x))
+                quantize(x[:part], codes[:part], scales[:part])
+            elif planted == "wrong":
+                scales.mul_(2)
+            elif planted == "crash":
+                ctypes.string_at(0)
+            elif planted == "hang":
+                time.sleep(600)
+            elif planted == "raise":
+                raise RuntimeError("planted error")
+            print("kernels print what they like")
+            return codes, scales
+
+        return call
+
+
+def create(build):
+    return Plain()
+"""
+
+SLOW, CRASH, HANG, RAISE, WRONG, SOUND = 512, 96, 160, 224, 288, 640
+PLANT = {SLOW: "slow", CRASH: "crash", HANG: "hang", RAISE: "raise", WRONG: "wrong"}
+
+
+def _case(hidden: int, tokens: int = 16) -> Case:
+    return Case.parse(f"per-token/float32/{tokens}x{hidden}")
+
+
+def _cell(hidden: int) -> Cell:
+    return Cell("cpu", _case(hidden, 128 if hidden in (SLOW, SOUND) else 16), "hot")
+
+
+CELLS = [_cell(hidden) for hidden in (SLOW, SOUND, CRASH, HANG, RAISE)]
+
+
+def _write_build(path: Path, plant: Mapping[int, str]) -> Path:
+    (path / "backends").mkdir(parents=True)
+    (path / "backends" / "cpu.py").write_text(BACKEND.format(plant=dict(plant)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def builds(home: Path) -> dict[str, Path]:
+    return {
+        BASELINE: _write_build(home / "builds" / "a", {}),
+        CANDIDATE: _write_build(home / "builds" / "b", PLANT),
+    }
+
+
+@pytest.fixture(scope="module")
+def config(home: Path) -> Config:
+    return Config(
+        home=home,
+        worker=WorkerSettings(startup_timeout_s=120, cell_timeout_s=5),
+        timing=TimingSettings(launches=3, quads=6, block_ms=1.0, warmup_ms=2.0),
+    )
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    assert done <= total
+
+
+# ---- timing -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def night(config: Config, builds: dict[str, Path], home: Path) -> TimingReport:
+    return time_cells(config, builds, CELLS, "cpu", 7, home / "samples", home / "logs", _quiet)
+
+
+@pytest.fixture(scope="module")
+def samples(night: TimingReport, home: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted((home / "samples").glob("*.parquet"))])
+
+
+def _effects(samples: pd.DataFrame, cell: Cell) -> list[float]:
+    """log(candidate / baseline) of every launch: the median over the launch's quads."""
+    effects = []
+    for _, launch in samples[samples.cell == cell.id].groupby("launch"):
+        quads = launch.assign(log=launch.seconds.map(math.log)).pivot_table(index="quad", columns="role", values="log")
+        effects.append(statistics.median(quads[CANDIDATE] - quads[BASELINE]))
+    return effects
+
+
+def test_samples_are_raw_blocks_of_both_builds(samples: pd.DataFrame, config: Config) -> None:
+    assert tuple(samples.columns) == SAMPLE_COLUMNS
+    blocks = samples[(samples.launch == 0) & (samples.cell == _cell(SOUND).id)]
+    assert len(blocks) == 4 * config.timing.quads
+    assert blocks.role.value_counts().to_dict() == {BASELINE: 12, CANDIDATE: 12}
+    assert "".join(role[0] for role in blocks.role[:8]) == "bccbcbbc"
+    assert (blocks.seconds > 0).all()
+
+
+def test_a_planted_slowdown_shows_in_every_launch(samples: pd.DataFrame) -> None:
+    effects = _effects(samples, _cell(SLOW))
+    assert len(effects) == 3
+    mean, error = statistics.mean(effects), statistics.stdev(effects) / math.sqrt(3)
+    assert mean - 4.303 * error > 0  # 95% t interval, two degrees of freedom
+    assert 0.1 < mean < 0.5
+
+
+def test_an_untouched_family_does_not_move(samples: pd.DataFrame) -> None:
+    assert abs(statistics.median(_effects(samples, _cell(SOUND)))) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("hidden", "status", "word"),
+    [(CRASH, "crashed", "SIGSEGV"), (HANG, "hung", "no sign of life for 5 s"), (RAISE, "failed", "planted error")],
+)
+def test_what_dies_is_reported_as_what_it_is_and_left_out_afterwards(
+    night: TimingReport, samples: pd.DataFrame, hidden: int, status: str, word: str
+) -> None:
+    [failure] = [entry for entry in night.failures if entry.cell == _cell(hidden).id]
+    assert failure.launch == 0
+    assert failure.status == status
+    assert word in failure.detail
+    assert _cell(hidden).id not in set(samples.cell)
+
+
+def test_the_others_are_measured_in_every_launch(samples: pd.DataFrame) -> None:
+    assert samples.groupby("cell").launch.nunique().to_dict() == {_cell(SLOW).id: 3, _cell(SOUND).id: 3}
+
+
+def test_states_surround_each_launch(night: TimingReport) -> None:
+    assert night.launches == 3
+    whens = {launch: [state.when for state in night.states if state.launch == launch] for launch in range(3)}
+    assert whens[1] == whens[2] == ["before", "after"]
+    assert whens[0][0] == "before"
+    assert whens[0].count("before") >= 2  # the fresh worker after a death starts with its own
+
+
+def test_a_second_try_repeats_nothing(night: TimingReport, config: Config, builds: dict[str, Path], home: Path) -> None:
+    without_workers = config.model_copy(update={"worker": WorkerSettings(python="/no/python")})
+    again = time_cells(without_workers, builds, CELLS, "cpu", 7, home / "samples", home / "logs", _quiet)
+    assert again == night
+
+
+def test_a_cut_off_launch_is_refused_by_name(config: Config, builds: dict[str, Path], tmp_path: Path) -> None:
+    launch_file(tmp_path, 0).write_bytes(b"PAR1 and no more")
+    with pytest.raises(RunDirError, match=r"000\.parquet .*delete it"):
+        time_cells(config, builds, CELLS, "cpu", 7, tmp_path, tmp_path, _quiet)
+
+
+# ---- checks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checks(config: Config, builds: dict[str, Path], home: Path) -> dict[tuple[str, int], CheckResult]:
+    jobs = [("cpu", _case(hidden)) for hidden in (WRONG, CRASH, HANG, RAISE, SOUND)]
+    results = check_builds(config, builds, jobs, "cpu", 7, home / "logs", _quiet)
+    assert [result.case for result in results] == [case.id for _, case in jobs] * 2
+    return {(result.role, Case.parse(result.case).hidden): result for result in results}
+
+
+def test_the_baseline_is_found_correct(checks: dict[tuple[str, int], CheckResult]) -> None:
+    found = {key: result for key, result in checks.items() if key[0] == BASELINE}
+    assert {result.status for result in found.values()} == {CheckStatus.OK}, found
+
+
+@pytest.mark.parametrize(
+    ("hidden", "status", "word"),
+    [
+        (WRONG, CheckStatus.WRONG, ""),
+        (CRASH, CheckStatus.CRASHED, "SIGSEGV"),
+        (HANG, CheckStatus.HUNG, "no sign of life"),
+        (RAISE, CheckStatus.CRASHED, "planted error"),
+        (SOUND, CheckStatus.OK, ""),
+    ],
+)
+def test_each_plant_is_found(
+    checks: dict[tuple[str, int], CheckResult], hidden: int, status: CheckStatus, word: str
+) -> None:
+    result = checks[CANDIDATE, hidden]
+    assert result.status is status, result
+    assert word in result.detail
+
+
+# ---- plans --------------------------------------------------------------------------------------------------
+
+
+def test_launches_shuffle_cells_and_load_order_reproducibly() -> None:
+    plans = [plan_launch(CELLS, set(), launch, 7, 2) for launch in range(12)]
+    assert plans == [plan_launch(CELLS, set(), launch, 7, 2) for launch in range(12)]
+    assert len({plan.cells for plan in plans}) > 6
+    assert {plan.load_order for plan in plans} == {(BASELINE, CANDIDATE), (CANDIDATE, BASELINE)}
+    assert {frozenset(plan.cells) for plan in plans} == {frozenset(cell.id for cell in CELLS)}
+
+
+def test_controls_are_in_the_first_launches_only() -> None:
+    cells = [*CELLS, Cell("torch", _case(SOUND), "hot")]
+    counts = [len(plan_launch(cells, {"torch"}, launch, 7, 2).cells) for launch in range(4)]
+    assert counts == [6, 6, 5, 5]
+
+
+def test_backends_are_equal_by_identity(tmp_path: Path) -> None:
+    for name, cpu in (("a", "1"), ("b", "2")):
+        identities = {"cpu": cpu, "torch": "9", "cuda": ""}
+        libraries = [{"backend": backend, "identity": identity} for backend, identity in identities.items()]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "build.json").write_text(json.dumps({"libraries": libraries}))
+    assert equal_backends({BASELINE: tmp_path / "a", CANDIDATE: tmp_path / "b"}) == {"torch"}
+    assert equal_backends({BASELINE: tmp_path / "a", CANDIDATE: tmp_path / "none"}) == set()
+
+
+# ---- processes ----------------------------------------------------------------------------------------------
+
+
+def test_workers_see_no_secrets_of_the_control_plane(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    withheld = ("FP8BENCH_MAIL__PASSWORD", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_SMTP_DEFAULT")
+    withheld += ("MLFLOW_TRACKING_PASSWORD", "_MLFLOW_X", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY")
+    for name in (*withheld, "KEPT"):
+        monkeypatch.setenv(name, "1")
+    env = worker_environment("cpu", tmp_path)
+    assert not set(withheld) & set(env)
+    assert env["KEPT"] == "1"
+    assert env["TORCHINDUCTOR_CACHE_DIR"].startswith(str(tmp_path))
+
+
+def test_a_gpu_is_chosen_among_the_visible_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert worker_environment("cuda", gpu_index=1)["CUDA_VISIBLE_DEVICES"] == "5"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert worker_environment("cuda", gpu_index=1)["CUDA_VISIBLE_DEVICES"] == "1"
+    assert worker_environment("cpu")["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [("/no/python", "cannot start a worker with /no/python"), ("/bin/false", "cannot do its work: exit code 1")],
+)
+def test_a_worker_that_cannot_start_is_an_error(
+    config: Config, builds: dict[str, Path], tmp_path: Path, python: str, message: str
+) -> None:
+    broken = config.model_copy(update={"worker": WorkerSettings(python=python)})
+    with pytest.raises(WorkerError, match=message):
+        time_cells(broken, builds, CELLS, "cpu", 7, tmp_path / "samples", tmp_path, _quiet)
+    assert not (tmp_path / "samples").exists()
+
+
+def _fake_python(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("sleep 60", Death("hung", "no sign of life for 0.5 s; killed")),
+        ("echo nonsense", Death("crashed", "the worker wrote something that is no event: b'nonsense'")),
+        ("echo last words >&2; kill -ABRT $$", Death("crashed", "killed by SIGABRT: last words")),
+    ],
+)
+def test_the_end_of_a_worker_is_put_in_words(tmp_path: Path, script: str, expected: Death) -> None:
+    python = _fake_python(tmp_path / "python", script)
+    with Worker(python, EnvironmentRequest(device="cpu"), {}, tmp_path / "log", 0.5, 0.5) as worker:
+        assert list(worker.events()) == [expected]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_dies_with_its_supervisor(builds: dict[str, Path], tmp_path: Path) -> None:
+    request = TimeRequest(
+        device="cpu", seed=1, builds=builds, load_order=(BASELINE, CANDIDATE), cells=(_cell(HANG).id,),
+        quads=1, block_s=1e-3, warmup_s=1e-3,
+    )  # fmt: skip
+    script = f"""
+from pathlib import Path
+from fp8bench.protocol import REQUEST
+from fp8bench.supervisor.process import Worker, worker_environment
+request = REQUEST.validate_json({request.model_dump_json()!r})
+with Worker({sys.executable!r}, request, worker_environment("cpu"), Path({str(tmp_path / "log")!r}), 99, 99) as worker:
+    for event in worker.events():
+        print(worker._process.pid, event.event, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        line = next(line for line in supervisor.stdout if "start" in line)
+        worker = int(line.split()[0])
+        assert _is_alive(worker)
+        os.kill(supervisor.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while _is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_alive(worker)
