@@ -39,7 +39,7 @@ def test_the_cpu_is_chosen_without_asking_a_worker(tmp_path: Path) -> None:
 def test_auto_is_the_cpu_where_no_driver_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_DRIVER_FILES", (str(tmp_path / "none"),))
     assert resolve_device(_config(tmp_path, "auto", "/no/python")) == "cpu"
-    with pytest.raises(UsageError, match="'cuda' was asked for, but .* sees no CUDA GPU: use device 'cpu' or 'auto'"):
+    with pytest.raises(UsageError, match=r"'cuda' was asked for, but .* sees no CUDA GPU: use device 'cpu' or 'auto'"):
         resolve_device(_config(tmp_path, "cuda", "/no/python"))
 
 
