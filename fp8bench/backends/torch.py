@@ -70,6 +70,7 @@ def quantize(
     scales = _dynamic_scales(groups, scheme, scale_ub) if scale is None else scale.reshape(*groups.shape[:2], 1)
     # Clamp first: some releases of torch cast what is out of range to NaN, others saturate.
     codes = (groups / scales).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).reshape(tokens, hidden)
+    codes = codes.contiguous()  # those of a transposed `x` are not yet
     return codes, (_laid_out(scales, scheme, tokens, hidden) if scale is None else scale)
 
 
