@@ -27,7 +27,7 @@ from .spec import Case, Cell
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 _BOTH: tuple[Role, Role] = ("baseline", "candidate")
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_DISK_TROUBLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def no_progress(what: str, done: int, total: int) -> None:

@@ -1,0 +1,202 @@
+"""Stages over a run directory: what they need, that they resume, and how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from nights import make_night
+from pydantic import SecretStr
+
+from fp8bench import config, stages
+from fp8bench.config import Config, MailSettings, MlflowSettings, TimingSettings
+from fp8bench.errors import RunDirError, SuiteError, UsageError
+from fp8bench.records import CheckReport, CheckResult, CheckStatus
+from fp8bench.rundir import RunDir
+from fp8bench.spec import Cell
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Config:
+    return Config(home=tmp_path / "home", device="cpu")
+
+
+def command(*arguments: str, limit_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`fp8bench ARGUMENTS`, optionally unable to write files of more than `limit_bytes`, as on a full disk."""
+    code = "import sys; from fp8bench.cli import main; sys.exit(main())"
+    if limit_bytes is not None:
+        code = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes})); {code}"
+    full = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(full, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_stages_stand_in_order() -> None:
+    assert list(stages.STAGES) == ["prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate"]
+
+
+@pytest.mark.parametrize("stage", [name for name in stages.STAGES if name != "prepare"])
+def test_stages_need_a_prepared_night(stage: str, tmp_path: Path, settings: Config) -> None:
+    with pytest.raises(RunDirError, match="holds no prepared night: run `fp8bench stage prepare`"):
+        stages.run_stage(stage, tmp_path, settings)
+
+
+@pytest.mark.parametrize(
+    ("stage", "until", "missing"),
+    [
+        ("check", "prepare", "build.json"),
+        ("time", "build", "check.json"),
+        ("judge", "check", "time-0.json"),
+        ("log", "time", "verdicts.json"),
+        ("render", "time", "verdicts.json"),
+        ("gate", "time", "verdicts.json"),
+    ],
+)
+def test_stages_name_what_they_lack(stage: str, until: str, missing: str, tmp_path: Path, settings: Config) -> None:
+    make_night(tmp_path / "night", until=until, config=settings)
+    with pytest.raises(RunDirError, match=f"{missing} is missing: run the stage that writes it first"):
+        stages.run_stage(stage, tmp_path / "night", settings)
+
+
+def test_an_unknown_stage_is_told(tmp_path: Path, settings: Config) -> None:
+    with pytest.raises(UsageError, match="unknown stage 'shrug': use one of prepare, build"):
+        stages.run_stage("shrug", tmp_path, settings)
+
+
+def test_judging_again_changes_nothing_and_gives_the_same(tmp_path: Path, settings: Config) -> None:
+    run = RunDir(make_night(tmp_path / "night", "regressed", until="time", config=settings))
+    stages.run_stage("judge", run.path, settings)
+    first, written = run.verdicts.read_bytes(), run.verdicts.stat().st_mtime_ns
+    stages.run_stage("judge", run.path, settings)
+    assert run.verdicts.stat().st_mtime_ns == written
+    run.verdicts.unlink()
+    stages.run_stage("judge", run.path, settings)
+    assert run.verdicts.read_bytes() == first
+    assert stages.run_stage("gate", run.path, settings) == 1
+
+
+def test_damaged_samples_are_told(tmp_path: Path, settings: Config) -> None:
+    run = RunDir(make_night(tmp_path / "night", until="time", config=settings))
+    victim = next(run.samples.glob("*/*.parquet"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    with pytest.raises(RunDirError, match=f"{victim.name} is damaged .* run the time stage again"):
+        stages.run_stage("judge", run.path, settings)
+
+
+@pytest.mark.parametrize("shard", [-1, 1, 99])
+def test_an_unknown_shard_is_told(shard: int, tmp_path: Path, settings: Config) -> None:
+    make_night(tmp_path / "night", until="check", config=settings)
+    with pytest.raises(UsageError, match=f"shard {shard}: this night has shards 0 to 0"):
+        stages.run_stage("time", tmp_path / "night", settings, stages.Options(shard=shard))
+
+
+def test_one_process_a_stage(tmp_path: Path, settings: Config) -> None:
+    run = RunDir(make_night(tmp_path / "night", until="time", config=settings))
+    with (
+        run.locked("judge"),
+        pytest.raises(RunDirError, match=f"judge is being run on .* by process {os.getpid()}: wait for it"),
+    ):
+        stages.run_stage("judge", run.path, settings)
+    assert stages.run_stage("judge", run.path, settings) == 0
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path: Path, settings: Config) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunDirError, match="is not empty and no run directory"):
+        stages.run_stage("prepare", tmp_path, settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_place_that_is_no_directory_is_told(tmp_path: Path, settings: Config) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match=r"cannot use .* as a run directory: Not a directory"):
+        stages.run_stage("prepare", tmp_path / "file" / "night", settings)
+
+
+def test_a_full_disk_is_told_and_what_was_measured_is_kept(tmp_path: Path, settings: Config) -> None:
+    run = RunDir(make_night(tmp_path / "night", until="time", config=settings))
+    samples = sorted(run.samples.glob("*/*.parquet"))
+    done = command("stage", "judge", "--run-dir", str(run.path), limit_bytes=1000)
+    assert done.returncode == 4
+    assert "cannot write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not run.verdicts.exists()
+    assert sorted(run.samples.glob("*/*.parquet")) == samples
+    assert command("stage", "judge", "--run-dir", str(run.path)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (stages.Request(candidate="main"), "was started without --candidate, not main"),
+        (stages.Request(suite="smoke"), "was started without --suite, not smoke"),
+    ],
+)
+def test_a_night_does_not_change_its_mind(
+    request_: stages.Request, told: str, tmp_path: Path, settings: Config
+) -> None:
+    make_night(tmp_path / "night", until="prepare", config=settings)
+    with pytest.raises(UsageError, match=told):
+        stages.run_stage("prepare", tmp_path / "night", settings, stages.Options(request_))
+    assert stages.run_stage("prepare", tmp_path / "night", settings) == 0
+
+
+def test_settings_are_frozen_without_secrets_and_delivery_follows_now(tmp_path: Path) -> None:
+    then = Config(home=tmp_path, timing=TimingSettings(launches=7), mail=MailSettings(host="old", port=2525))
+    make_night(tmp_path / "night", until="prepare", config=then)
+    now = Config(
+        timing=TimingSettings(launches=9),
+        mail=MailSettings(host="new", password=SecretStr("hush")),
+        mlflow=MlflowSettings(experiment="other"),
+    )
+    run = RunDir(tmp_path / "night")
+    found = stages.frozen_config(run, now)
+    assert (found.home, found.timing.launches) == (tmp_path, 7)
+    assert (found.mail.host, found.mail.port, found.mlflow.experiment) == ("new", 2525, "other")
+    assert found.mail.password.get_secret_value() == "hush"
+    assert "password" not in json.loads(run.config.read_text())["mail"]
+
+
+def test_only_what_is_correct_in_both_builds_is_timed() -> None:
+    good, bad = (Cell.parse(f"cpu/per-token/bfloat16/{tokens}x1024/hot") for tokens in (16, 32))
+    results = [
+        CheckResult(role=role, backend="cpu", case=cell.case.id, status=status)
+        for role, cell, status in (
+            ("baseline", good, CheckStatus.OK),
+            ("candidate", good, CheckStatus.OK),
+            ("baseline", bad, CheckStatus.OK),
+            ("candidate", bad, CheckStatus.WRONG),
+        )
+    ]
+    assert stages.timeable([good.id, bad.id], CheckReport(results=tuple(results))) == [good]
+
+
+def test_an_unknown_suite_stops_before_anything_is_measured(tmp_path: Path, settings: Config) -> None:
+    request = stages.Request(suite="nope")
+    with pytest.raises(SuiteError, match="unknown suite 'nope'"):
+        stages.run_stage("prepare", tmp_path / "night", settings, stages.Options(request))
+    assert not (tmp_path / "night" / "prepare.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [("stage", "shrug", "--run-dir", "x"), ("stage", "judge"), ("nightly", "--what")])
+def test_usage_errors_exit_4(arguments: tuple[str, ...]) -> None:
+    done = command(*arguments)
+    assert done.returncode == 4
+    assert done.stderr.count("Traceback") == 0
+    assert "usage: fp8bench" in done.stderr
+
+
+def test_stage_commands_print_one_plain_line(tmp_path: Path, settings: Config) -> None:
+    make_night(tmp_path / "night", "wrong", config=settings)
+    done = command("stage", "gate", "--run-dir", str(tmp_path / "night"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if line.startswith("gate ")]
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_config_loads_what_was_frozen(tmp_path: Path) -> None:
+    settings = Config(home=tmp_path)
+    assert config.load(**json.loads(settings.frozen_json())) == settings
