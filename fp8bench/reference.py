@@ -61,7 +61,7 @@ def encode(y: Tensor) -> Tensor:
     Saturates at +-448; NaN becomes 0x7F; the sign of a zero is kept.
     """
     magnitude = y.double().abs().clamp(max=FP8_MAX)
-    code = torch.bucketize(magnitude, BOUNDARIES)  # number of boundaries strictly below
+    code = torch.bucketize(magnitude.contiguous(), BOUNDARIES)  # number of boundaries strictly below
     code = code + 0x80 * torch.signbit(y)
     return torch.where(y.isnan(), NAN_CODE, code).to(torch.uint8)
 

@@ -172,6 +172,7 @@ def test_compiles_whole_with_a_dynamic_first_dimension(name: str, forward: str) 
             assert got.stride() == expected.stride()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
 def test_inductor_runs_the_operator_with_column_major_scales() -> None:
     module = Twice(LAYERS["group-32-col"], "forward")
     x = some(7, 64)
