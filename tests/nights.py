@@ -98,6 +98,10 @@ FAILURES = {  # state -> (check status, detail)
     "crashed": (CheckStatus.CRASHED, "the worker process ended by signal 11 (segmentation fault)"),
 }
 BUILD_ERROR = "csrc/cpu/quantize.cpp:118: error: expected ';' before 'return' <unknown>"
+SLOWER = {  # backend -> scheme -> how much slower than the fastest
+    "torch": {"per-tensor": 2.9, "per-token": 1.35, "group-64-row": 1.9, "group-64-col": 1.6, "group-128-row": 1.7},
+    "triton": {"per-tensor": 1.4, "group-64-row": 1.1, "group-64-col": 1.2, "group-128-col": 1.15},
+}
 
 
 @dataclass(frozen=True)
@@ -304,7 +308,7 @@ def _check(plan: Plan, backend: str, case: str, role: str, failed: bool, random:
 def _seconds(plan: Plan, cell: Cell) -> float:
     """What a call of the baseline takes: a fixed cost, and the bytes over the bandwidth of the backend."""
     bandwidth, fixed = (4.0e12, 1.7e-6) if plan.device == "cuda" else (6.0e9, 1.2e-6)
-    slower = {"torch": 1.7, "triton": 1.25}.get(cell.backend, 1.0) * (1.15 if cell.regime == "cold" else 1.0)
+    slower = (1.15 if cell.regime == "cold" else 1.0) * SLOWER.get(cell.backend, {}).get(cell.case.scheme.name, 1.0)
     return slower * (fixed * (2 if cell.case.scheme.name == "per-tensor" else 1) + cell.case.bytes_moved / bandwidth)
 
 

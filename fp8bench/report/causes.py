@@ -67,13 +67,14 @@ def _view(night: Night, cause: Cause) -> CauseView:
     ranked = sorted(cause.cells, key=lambda cell: -_value(verdicts[cell].effect))
     scale = _scale([verdict.effect for cell in ranked if (verdict := verdicts[cell]).effect], night.verdicts.margin)
     accused = [_accused(night, cell, verdicts[cell].effect, scale) for cell in ranked[:SHOWN]]
+    told = {entry.sentence for entry in night.verdicts.backends}  # these stand at the top of the page already
     links = [(name, night.link(name)) for name in (cause.backend, f"compare {cause.backend}")]
     return CauseView(
         id=cause.id,
         badge=badge(cause.verdict),
         title=f"{wording.title(cause.backend)}: {', '.join(cause.families) or 'the build'}",
         summary=summary(cause),
-        detail=cause.detail,
+        detail="" if cause.detail in told else cause.detail,
         accused=tuple(accused),
         more=len(ranked) - len(accused),
         suspects=tuple(night.commit(sha) for sha in cause.suspects),

@@ -11,6 +11,8 @@ from ..night import Night
 from ..records import DeviceState, Verdict
 from .tones import Tone
 
+EXPECTED = 0.05  # share of controls that chance alone may carry beyond the margin
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -46,7 +48,12 @@ def _controls(night: Night) -> Tile:
         return Tile("Controls", "none", "every backend changed")
     beyond = sum(effect > night.verdicts.margin for effect in effects)
     note = f"the same machine code twice; largest difference {wording.percent(max(effects)).lstrip('+')}"
-    return Tile("Controls beyond the margin", f"{beyond} of {len(effects)}", note, "warn" if beyond else "calm")
+    return Tile(
+        "Controls beyond the margin",
+        f"{beyond} of {len(effects)}",
+        note,
+        "warn" if beyond > EXPECTED * len(effects) else "calm",
+    )
 
 
 def _precision(night: Night) -> Tile:
@@ -87,7 +94,8 @@ def _range(states: list[DeviceState]) -> str:
     clocks = [state.clock_mhz for state in states if state.clock_mhz is not None]
     hottest = max((state.temperature_c for state in states if state.temperature_c is not None), default=None)
     load = max((state.load for state in states if state.load is not None), default=None)
-    parts = [f"{min(clocks):.0f}–{max(clocks):.0f} MHz"] if clocks else []
+    ends = list(dict.fromkeys(f"{clock:.0f}" for clock in (min(clocks), max(clocks)))) if clocks else []
+    parts = [f"{'–'.join(ends)} MHz"] if ends else []
     parts += [f"{hottest:.0f} °C"] if hottest is not None else []
     parts += [f"load {load:.1f}"] if load is not None and not clocks else []
     return ", ".join(parts) or "not readable"

@@ -1,0 +1,75 @@
+"""Plain SMTP, as the `mail` settings say."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from mimetypes import guess_type
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import wording
+from ..errors import DeliveryError
+from ..records import Message
+
+if TYPE_CHECKING:
+    from ..config import Config, MailSettings
+
+TIMEOUT_S = 15.0
+
+
+def why_not(config: Config) -> str | None:
+    """Why no mail can be sent with these settings, or None."""
+    if not config.mail.host:
+        return "no mail host is set (mail.host)"
+    return None if config.mail.to or config.mail.operators else "nobody is named to receive mail (mail.to)"
+
+
+def send(message: Message, run_dir: Path, config: Config) -> None:
+    """Hand one message to the mail host. DeliveryError says who refused what; nothing is lost."""
+    mail = config.mail
+    try:
+        with _connect(mail) as client:
+            if mail.user:
+                client.login(mail.user, mail.password.get_secret_value())
+            client.send_message(compose(message, run_dir, mail.sender))
+    except (OSError, ValueError, smtplib.SMTPException) as error:
+        reason = wording.one_line(str(error) or type(error).__name__, 200)
+        raise DeliveryError(
+            f"mail host {mail.host}:{mail.port} did not take {message.subject!r}: {reason}. It is kept in "
+            f"{run_dir / 'outbox'}; mend the mail settings and run the alert stage again."
+        ) from None
+
+
+def _connect(mail: MailSettings) -> smtplib.SMTP:
+    if mail.security == "tls":
+        return smtplib.SMTP_SSL(mail.host, mail.port, timeout=TIMEOUT_S, context=ssl.create_default_context())
+    client = smtplib.SMTP(mail.host, mail.port, timeout=TIMEOUT_S)
+    if mail.security == "starttls":
+        client.starttls(context=ssl.create_default_context())
+    return client
+
+
+def compose(message: Message, run_dir: Path, sender: str) -> EmailMessage:
+    """The message as a MIME tree: plain text, HTML beside it, attachments. Headers are single lines by force."""
+    mail = EmailMessage()
+    mail["Subject"] = wording.one_line(message.subject)
+    mail["From"] = wording.one_line(sender)
+    mail["To"] = ", ".join(wording.one_line(address) for address in message.to)
+    mail["Date"] = formatdate(localtime=False)
+    mail["Message-ID"] = make_msgid(domain="fp8bench.invalid")
+    mail.set_content(message.text)
+    mail.add_alternative(message.html, subtype="html")
+    for name in message.attachments:
+        _attach(mail, run_dir, name)
+    return mail
+
+
+def _attach(mail: EmailMessage, run_dir: Path, name: str) -> None:
+    path = (run_dir / name).resolve()
+    if not path.is_relative_to(run_dir.resolve()):
+        raise DeliveryError(f"attachment {name!r} lies outside the run directory {run_dir}: it is not sent.")
+    kind, _, subtype = (guess_type(name)[0] or "application/octet-stream").partition("/")
+    mail.add_attachment(path.read_bytes(), maintype=kind, subtype=subtype, filename=path.name)
