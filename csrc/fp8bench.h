@@ -61,6 +61,12 @@ int fp8bench_quantize(const fp8bench_args *args);
 // Bytes of workspace that fp8bench_quantize() needs for these args (pointers are not looked at).
 int64_t fp8bench_workspace_bytes(const fp8bench_args *args);
 
+// libfp8bench_cuda only: the floor, for measuring. Casts x with a fixed scale and computes none, so it moves the bytes
+// that must move and does nothing else. variant: the launch shape, from 0 to fp8bench_floor_variants() - 1.
+// x must be contiguous, and x and codes whole multiples of 16 bytes at multiples of 16.
+int fp8bench_floor(const fp8bench_args *args, int variant);
+int fp8bench_floor_variants(void);
+
 int fp8bench_abi(void);
 const char *fp8bench_last_error(void); // of this thread, "" if none
 
