@@ -12,10 +12,11 @@
 #include <string.h>
 
 #ifdef __CUDACC__
-#define FP8BENCH_INLINE static __host__ __device__ __forceinline__
+#define FP8BENCH_MEMBER __host__ __device__ __forceinline__
 #else
-#define FP8BENCH_INLINE static inline __attribute__((always_inline))
+#define FP8BENCH_MEMBER inline __attribute__((always_inline))
 #endif
+#define FP8BENCH_INLINE static FP8BENCH_MEMBER
 
 namespace fp8bench {
 

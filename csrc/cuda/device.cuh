@@ -1,0 +1,108 @@
+// What a block asks of the machine: reductions over warps, blocks and clusters, and the order between kernels.
+#pragma once
+
+#include <stdint.h>
+
+namespace fp8bench {
+
+constexpr uint32_t kAllLanes = 0xFFFFFFFF;
+constexpr int kWarp = 32;
+constexpr int kMostWarps = 32;  // in a block
+constexpr int kMostCluster = 8; // blocks in a cluster
+
+// ---- Programmatic dependent launch --------------------------------------------------------------------------
+// A kernel may start while its predecessor on the stream still runs. It must wait before it touches memory that an
+// earlier kernel wrote, reads or will overwrite; every block waits, so that a kernel that is complete has complete
+// predecessors. Without the launch attribute, or behind a kernel that knows nothing of it, both do nothing.
+
+static __device__ __forceinline__ void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The same. `first_read` is an address that is not null: as the wait depends on it, the compiler cannot put off its
+// computation until behind the wait.
+static __device__ __forceinline__ void wait_for_predecessor(const void *first_read) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{.reg .pred p;\n"
+               "setp.ne.u64 p, %0, 0;\n"
+               "@p griddepcontrol.wait;}" ::"l"(first_read)
+               : "memory");
+#endif
+}
+
+// Lets the successor start as soon as all blocks have come here or ended. It still waits for this kernel's end.
+static __device__ __forceinline__ void let_successor_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// ---- Maxima of unsigned integers ----------------------------------------------------------------------------
+
+// Over the `kLanes` neighbouring lanes (a power of two) that this one is among; all lanes of the warp call it.
+template <int kLanes> static __device__ __forceinline__ uint32_t max_of_lanes(uint32_t value) {
+  if constexpr (kLanes == kWarp) {
+    return __reduce_max_sync(kAllLanes, value);
+  } else {
+#pragma unroll
+    for (int distance = kLanes / 2; distance > 0; distance /= 2)
+      value = max(value, __shfl_xor_sync(kAllLanes, value, distance));
+    return value;
+  }
+}
+
+// Over the block, of at most kMostWarps whole warps; all threads get it. `slots` is shared and used for this alone.
+static __device__ __forceinline__ uint32_t max_of_block(uint32_t value, uint32_t (&slots)[kMostWarps]) {
+  value = max_of_lanes<kWarp>(value);
+  if (blockDim.x == kWarp) return value;
+  const uint32_t lane = threadIdx.x % kWarp;
+  if (lane == 0) slots[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  return max_of_lanes<kWarp>(lane < blockDim.x / kWarp ? slots[lane] : 0);
+}
+
+#if __CUDA_ARCH__ >= 900
+
+static __device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+static __device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Stores `value` to where `slot`, shared memory of this block, lies in the block `rank` of the cluster.
+static __device__ __forceinline__ void store_in_block(uint32_t rank, uint32_t *slot, uint32_t value) {
+  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(slot));
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;\n"
+               "st.shared::cluster.u32 [%0], %2;"
+               : "+r"(address)
+               : "r"(rank), "r"(value)
+               : "memory");
+}
+
+// Over a cluster of `blocks` blocks; all threads get it. Call cluster_arrive() before, which tells the others that
+// this block's shared memory exists. Every warp writes its maximum to all blocks, so one more barrier is enough.
+static __device__ __forceinline__ uint32_t max_of_cluster(uint32_t value, uint32_t blocks,
+                                                          uint32_t (&slots)[kMostWarps * kMostCluster]) {
+  const uint32_t lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+  value = max_of_lanes<kWarp>(value);
+  cluster_wait();
+  if (lane < blocks) store_in_block(lane, &slots[cluster_rank() * warps + threadIdx.x / kWarp], value);
+  cluster_arrive();
+  cluster_wait();
+  for (uint32_t slot = lane; slot < warps * blocks; slot += kWarp) value = max(value, slots[slot]);
+  return max_of_lanes<kWarp>(value);
+}
+
+#endif
+
+} // namespace fp8bench

@@ -1,0 +1,5 @@
+#include "kernels.cuh"
+
+namespace fp8bench {
+const Kernels fp16_kernels = kernels_for<Float16>();
+}

@@ -1,0 +1,53 @@
+// The compiled kernels of one input dtype, as the launcher picks them. A dtype's file instantiates them all.
+#pragma once
+
+#include "floor.cuh"
+#include "segments.cuh"
+#include "tensor.cuh"
+
+namespace fp8bench {
+
+constexpr int kLaneElements = 16;             // that a thread of quantize_by_lanes holds
+constexpr int kSingles = 8;                   // that a thread of the others holds where vectors do not fit
+constexpr int kBlockVectors[] = {1, 2, 4, 8}; // that it holds where they do: the choices
+constexpr int kTileVectors[] = {1, 2, 4};
+constexpr int kFloorVectors[] = {1, 2, 4, 8};
+constexpr int kLoopVectors = 4; // of kernels that loop
+
+struct Kernels {
+  using BySegments = void (*)(Segments);
+  using ByBlocks = void (*)(Segments, uint32_t);
+  using Largest = void (*)(Tensor, uint32_t, uint32_t *);
+  using Tiles = void (*)(Tensor, const uint32_t *, uint32_t);
+  using Floor = void (*)(const void *, uint8_t *, uint64_t, float);
+
+  // For vectors, then for single elements.
+  BySegments by_lanes[2][6]; // 1, 2, 4, ... 32 lanes
+  ByBlocks by_blocks[2][4];  // kBlockVectors; single elements: the first
+  BySegments in_two_passes[2];
+  Largest largest[2];
+  Tiles tiles[2][3]; // kTileVectors; single elements: the first
+  Floor floor[4];    // kFloorVectors
+};
+
+template <class Input> constexpr Kernels kernels_for() {
+  using V = Vector<Input>;
+  using S = Single<Input>;
+  constexpr int kPacks = kLaneElements / V::kElements;
+  return {{{quantize_by_lanes<V, 1, kPacks>, quantize_by_lanes<V, 2, kPacks>, quantize_by_lanes<V, 4, kPacks>,
+            quantize_by_lanes<V, 8, kPacks>, quantize_by_lanes<V, 16, kPacks>, quantize_by_lanes<V, 32, kPacks>},
+           // Two widths are enough for what is rare.
+           {nullptr, nullptr, quantize_by_lanes<S, 4, kLaneElements>, nullptr, nullptr,
+            quantize_by_lanes<S, 32, kLaneElements>}},
+          {{quantize_by_blocks<V, 1>, quantize_by_blocks<V, 2>, quantize_by_blocks<V, 4>, quantize_by_blocks<V, 8>},
+           {quantize_by_blocks<S, kSingles>, nullptr, nullptr, nullptr}},
+          {quantize_in_two_passes<V, kLoopVectors>, quantize_in_two_passes<S, kSingles>},
+          {largest_of_tiles<V, kLoopVectors>, largest_of_tiles<S, kSingles>},
+          {{quantize_tiles<V, 1>, quantize_tiles<V, 2>, quantize_tiles<V, 4>},
+           {quantize_tiles<S, kSingles>, nullptr, nullptr}},
+          {cast_tiles<V, 1>, cast_tiles<V, 2>, cast_tiles<V, 4>, cast_tiles<V, 8>}};
+}
+
+extern const Kernels bf16_kernels, fp16_kernels, fp32_kernels;
+
+} // namespace fp8bench

@@ -1,0 +1,221 @@
+// libfp8bench_cuda: the C interface of ../fp8bench.h for NVIDIA GPUs of compute capability 8.0 and above.
+//
+// From the arguments to launches: which view of the tensor (segments, or one tensor), whether vectors fit, which
+// configuration (dispatch.h), which kernel (kernels.cuh).
+#include <stdio.h>
+
+#include <iterator>
+
+#include "../arguments.h"
+#include "dispatch.h"
+
+namespace fp8bench {
+namespace {
+
+constexpr int64_t kMostHidden = int64_t{1} << 30;   // elements of a token
+constexpr int64_t kMostSegments = int64_t{1} << 30; // of a launch; more tokens take several
+constexpr int kFloorThreads[] = {64, 128, 256, 512, 1024};
+
+thread_local char last_error[256] = "";
+
+int refuse(fp8bench_status status, const char *reason) {
+  snprintf(last_error, sizeof last_error, "%s", reason);
+  return status;
+}
+
+int finish(cudaError_t error) {
+  if (error == cudaSuccess) {
+    last_error[0] = 0;
+    return FP8BENCH_OK;
+  }
+  cudaGetLastError(); // so that nobody finds it later and takes it for their own
+  return refuse(FP8BENCH_LAUNCH_FAILED, cudaGetErrorString(error));
+}
+
+int element_bytes(const fp8bench_args &args) { return args.dtype == FP8BENCH_FP32 ? 4 : 2; }
+
+const Kernels &kernels_of(const fp8bench_args &args) {
+  return args.dtype == FP8BENCH_BF16 ? bf16_kernels : args.dtype == FP8BENCH_FP16 ? fp16_kernels : fp32_kernels;
+}
+
+bool is_contiguous(const fp8bench_args &args) { return args.tokens <= 1 || args.x_stride == args.hidden; }
+
+// Whether every piece of `length` elements, at multiples of it in a token, can be read and written as vectors.
+bool vectors_fit(const fp8bench_args &args, int64_t length) {
+  const int64_t bytes = element_bytes(args), elements = 16 / bytes;
+  const bool x = reinterpret_cast<uintptr_t>(args.x) % 16 == 0 && (is_contiguous(args) || args.x_stride % elements == 0);
+  return x && reinterpret_cast<uintptr_t>(args.codes) % elements == 0 && length % elements == 0;
+}
+
+int64_t elements_of_pack(const fp8bench_args &args, bool vectors) { return vectors ? 16 / element_bytes(args) : 1; }
+
+// ---- One scale for every segment of a token -----------------------------------------------------------------
+
+// A launch over `tokens` tokens from `token` on.
+Segments segments_of(const fp8bench_args &args, int64_t token, int64_t tokens) {
+  const int64_t length = args.group > 0 ? args.group : args.hidden;
+  const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
+  const int64_t scale = token * (args.column_major ? 1 : groups);
+  Segments all{};
+  all.x = static_cast<const char *>(args.x) + token * args.x_stride * element_bytes(args);
+  all.codes = args.codes + token * args.hidden;
+  all.scales = args.scales + scale;
+  all.scale_in = args.scale_in == nullptr ? nullptr : args.scale_in + scale;
+  all.scale_ub = args.scale_ub;
+  all.x_stride = args.x_stride;
+  all.scale_stride = args.column_major && args.tokens > 1 ? args.tokens : 0; // of one token, both orders are one
+  all.tokens = static_cast<uint32_t>(tokens);
+  all.length = static_cast<uint32_t>(length);
+  all.groups = Size(static_cast<uint32_t>(groups));
+  all.ue8m0 = args.ue8m0;
+  return all;
+}
+
+cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
+  const Kernels &kernels = kernels_of(args);
+  const Stream stream(args, machine);
+  const Forced forced(args);
+  const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
+  const uint64_t packs = all.length / elements_of_pack(args, vectors);
+  if (all.length <= kLargestLanes) {
+    const Choice choice =
+        choose_lanes(all.tokens, all.groups.size(), all.length, vectors, all.scale_stride != 0, machine, forced);
+    return launch(kernels.by_lanes[!vectors][choice.kernel], choice.grid, stream, all);
+  }
+  const Choice choice = choose_blocks(segments, packs, vectors, 1, machine, forced);
+  if (choice.possible) return launch(kernels.by_blocks[!vectors][choice.kernel], choice.grid, stream, all, 1u);
+  return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
+}
+
+int quantize_segments(const fp8bench_args &args, const Machine &machine) {
+  const int64_t length = args.group > 0 ? args.group : args.hidden;
+  const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
+  const int64_t most_tokens = kMostSegments / std::max<int64_t>(groups, 1);
+  for (int64_t token = 0; token < args.tokens && groups > 0; token += most_tokens) {
+    const Segments all = segments_of(args, token, std::min(most_tokens, args.tokens - token));
+    if (cudaError_t error = launch_segments(args, all, vectors_fit(args, length), machine)) return finish(error);
+  }
+  return finish(cudaSuccess);
+}
+
+// ---- One scale for the tensor -------------------------------------------------------------------------------
+
+// Rows cut into tiles of at most `tile` packs.
+Tensor tensor_of(const fp8bench_args &args, bool vectors, uint64_t tile) {
+  const int64_t elements = elements_of_pack(args, vectors);
+  const bool one_row = is_contiguous(args);
+  Tensor tensor{};
+  tensor.x = args.x, tensor.codes = args.codes;
+  tensor.scale = args.scales, tensor.scale_in = args.scale_in, tensor.scale_ub = args.scale_ub;
+  tensor.x_stride = args.x_stride;
+  tensor.row = (one_row ? args.tokens * args.hidden : args.hidden) / elements;
+  tensor.rows = one_row ? 1 : static_cast<uint32_t>(args.tokens);
+  tensor.tiles = Size(static_cast<uint32_t>(std::max<uint64_t>(divide_up(tensor.row, tile), 1)));
+  tensor.ue8m0 = args.ue8m0;
+  return tensor;
+}
+
+cudaError_t launch_largest(const fp8bench_args &args, bool vectors, const Machine &machine, unsigned &blocks) {
+  const uint64_t rows = is_contiguous(args) ? 1 : args.tokens;
+  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, vectors), held = vectors ? kLoopVectors : kSingles;
+  blocks = std::min(kMaximaBlocks * machine.multiprocessors, kMostMaxima);
+  const uint64_t tile = divide_up(packs / rows, divide_up(blocks, rows)); // so that all blocks have as much to do
+  const Tensor tensor = tensor_of(args, vectors, tile);
+  const uint64_t threads = std::clamp<uint64_t>(round_up(divide_up(tile, held), kWarp), kMaximaThreads, 1024);
+  return launch(kernels_of(args).largest[!vectors], {blocks, static_cast<unsigned>(threads)}, Stream(args, machine),
+                tensor, static_cast<uint32_t>(tile), static_cast<uint32_t *>(args.workspace));
+}
+
+cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine,
+                         unsigned maxima) {
+  const uint64_t held = vectors ? kTileVectors[choice.kernel] : kSingles;
+  const Tensor tensor = tensor_of(args, vectors, held * choice.grid.threads);
+  const Grid grid{tensor.tiles.size() * tensor.rows, choice.grid.threads};
+  return launch(kernels_of(args).tiles[!vectors][choice.kernel], grid, Stream(args, machine), tensor,
+                static_cast<const uint32_t *>(args.workspace), maxima);
+}
+
+// The whole tensor as one segment, which `cluster` blocks hold in registers.
+cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine) {
+  Segments all{};
+  all.x = args.x == nullptr ? args.scales : args.x; // an empty tensor is not read, but its address must not be null
+  all.codes = args.codes, all.scales = args.scales, all.scale_ub = args.scale_ub;
+  all.tokens = 1;
+  all.length = static_cast<uint32_t>(args.tokens * args.hidden);
+  all.ue8m0 = args.ue8m0;
+  return launch(kernels_of(args).by_blocks[!vectors][choice.kernel], choice.grid, Stream(args, machine), all,
+                choice.grid.cluster);
+}
+
+int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
+  const int64_t elements = args.tokens * args.hidden;
+  const bool vectors = vectors_fit(args, is_contiguous(args) ? elements : args.hidden);
+  const uint64_t packs = elements / elements_of_pack(args, vectors);
+  const Forced forced(args);
+  const unsigned cluster = is_contiguous(args) ? choose_cluster(packs, vectors, machine, forced) : 0;
+  const bool given = args.scale_in != nullptr;
+  if (given && elements == 0) return finish(cudaSuccess);
+  if (!given && cluster > 0) {
+    const Choice choice = choose_blocks(1, packs, vectors, cluster, machine, forced);
+    if (choice.possible) return finish(launch_one_segment(args, vectors, choice, machine));
+  }
+  const Choice choice = choose_tiles(packs, vectors, machine, forced);
+  if (!choice.possible) return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
+  if (!given && args.workspace == nullptr) return refuse(FP8BENCH_BAD_ARGUMENT, "workspace is null");
+  unsigned maxima = 0;
+  if (!given)
+    if (cudaError_t error = launch_largest(args, vectors, machine, maxima)) return finish(error);
+  return finish(launch_tiles(args, vectors, choice, machine, maxima));
+}
+
+int quantize(const fp8bench_args &args) {
+  if (const char *reason = complaint_about_sizes(args)) return refuse(FP8BENCH_BAD_ARGUMENT, reason);
+  if (const char *reason = complaint_about_pointers(args)) return refuse(FP8BENCH_BAD_ARGUMENT, reason);
+  if (args.hidden > kMostHidden) return refuse(FP8BENCH_UNSUPPORTED, "hidden is above 2^30");
+  if (args.tokens > kMostSegments && args.group == 0 && !is_contiguous(args))
+    return refuse(FP8BENCH_UNSUPPORTED, "a tensor with gaps has more than 2^30 tokens");
+  Machine machine;
+  if (cudaError_t error = current_machine(machine)) return finish(error);
+  return args.group == 0 ? quantize_tensor(args, machine) : quantize_segments(args, machine);
+}
+
+// ---- The floor ----------------------------------------------------------------------------------------------
+
+int cast(const fp8bench_args &args, int variant) {
+  const uint64_t elements = args.tokens * args.hidden;
+  if (!is_contiguous(args) || !vectors_fit(args, elements)) return refuse(FP8BENCH_UNSUPPORTED, "vectors do not fit");
+  Machine machine;
+  if (cudaError_t error = current_machine(machine)) return finish(error);
+  const int kernel = variant / std::size(kFloorThreads), threads = kFloorThreads[variant % std::size(kFloorThreads)];
+  const uint64_t packs = elements / elements_of_pack(args, true);
+  const Grid grid{static_cast<unsigned>(divide_up(packs, uint64_t(threads) * kFloorVectors[kernel])), unsigned(threads)};
+  return finish(launch(kernels_of(args).floor[kernel], grid, Stream(args, machine), args.x, args.codes, packs, 0.5f));
+}
+
+} // namespace
+} // namespace fp8bench
+
+extern "C" {
+
+int fp8bench_quantize(const fp8bench_args *args) { return fp8bench::quantize(*args); }
+
+// One word for each block that looks for the largest magnitude of a large tensor.
+int64_t fp8bench_workspace_bytes(const fp8bench_args *args) {
+  return args->group == 0 ? fp8bench::kMostMaxima * int64_t{sizeof(uint32_t)} : 0;
+}
+
+int fp8bench_floor_variants(void) { return std::size(fp8bench::kFloorVectors) * std::size(fp8bench::kFloorThreads); }
+
+int fp8bench_floor(const fp8bench_args *args, int variant) {
+  if (variant < 0 || variant >= fp8bench_floor_variants())
+    return fp8bench::refuse(FP8BENCH_BAD_ARGUMENT, "there is no such variant of the floor");
+  return fp8bench::cast(*args, variant);
+}
+
+int fp8bench_abi(void) { return FP8BENCH_ABI; }
+
+const char *fp8bench_source_hash(void) { return FP8BENCH_SOURCE_HASH; }
+
+const char *fp8bench_last_error(void) { return fp8bench::last_error; }
+
+} // extern "C"

@@ -1,0 +1,152 @@
+// One scale for every segment: `length` neighbouring elements of a token (a group, or the whole token).
+//
+// Three kernels, by how many threads share a segment: some lanes of a warp, a block or cluster, or a block that
+// passes twice over a segment too long for its registers. All others read every element once, keep it in registers,
+// agree on the largest magnitude, and write scale and codes.
+#pragma once
+
+#include "device.cuh"
+#include "elements.cuh"
+#include "sizes.cuh"
+
+namespace fp8bench {
+
+// Where segments and scales lie. Segment g of token t is number t * groups + g.
+struct Segments {
+  const void *x;
+  uint8_t *codes;
+  float *scales;         // written, unless
+  const float *scale_in; // the scales are given
+  const float *scale_ub; // or null
+  int64_t x_stride;      // elements between tokens
+  int64_t scale_stride;  // column-major: between groups; 0: row-major
+  uint32_t tokens;
+  uint32_t length; // elements
+  Size groups;     // of a token
+  bool ue8m0;
+};
+
+struct Segment {
+  uint32_t token, group;
+
+  template <class Storage> __device__ __forceinline__ const Storage *x(const Segments &all) const {
+    return static_cast<const Storage *>(all.x) + token * all.x_stride + static_cast<int64_t>(group) * all.length;
+  }
+  __device__ __forceinline__ uint8_t *codes(const Segments &all) const { return all.codes + number(all) * all.length; }
+  __device__ __forceinline__ int64_t scale(const Segments &all) const {
+    return all.scale_stride != 0 ? group * all.scale_stride + token : number(all);
+  }
+
+private:
+  __device__ __forceinline__ int64_t number(const Segments &all) const {
+    return static_cast<int64_t>(token) * all.groups.size() + group;
+  }
+};
+
+static __device__ __forceinline__ Segment segment_of(uint32_t number, const Segments &all) {
+  const uint32_t token = all.groups.divide(number);
+  return {token, number - token * all.groups.size()};
+}
+
+// The scale of elements whose largest magnitude is `pattern`; the `writer` among the threads stores it.
+template <class Input>
+static __device__ __forceinline__ Scale computed_scale(uint32_t pattern, const Segments &all, int64_t at,
+                                                       bool writer) {
+  const float scale = dynamic_scale(Input::value(pattern), all.scale_ub, all.ue8m0);
+  if (writer) all.scales[at] = scale;
+  return {scale, all.scale_ub == nullptr};
+}
+
+// kLanes neighbouring lanes a segment. Row-major: a warp's teams take neighbouring segments. Column-major: they take
+// the same group of neighbouring tokens, so that their scales lie side by side.
+template <class Pack, int kLanes, int kPacks>
+__global__ void __launch_bounds__(256) quantize_by_lanes(const __grid_constant__ Segments all) {
+  constexpr uint32_t kTeams = kWarp / kLanes;
+  const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  const uint32_t team = threadIdx.x % kWarp / kLanes, lane = threadIdx.x % kLanes;
+  Segment segment = segment_of(all.scale_stride != 0 ? warp : warp * kTeams + team, all);
+  if (all.scale_stride != 0) segment.token = segment.token * kTeams + team;
+
+  const bool inside = segment.token < all.tokens; // the others help to reduce
+  const uint32_t count = inside ? all.length / Pack::kElements : 0;
+  Packs<Pack, kPacks> packs;
+  const auto *x = segment.x<typename Pack::Storage>(all);
+  wait_for_predecessor(x);
+  packs.load(x, lane, kLanes, count);
+  Scale scale{1.0f, false};
+  if (all.scale_in == nullptr) {
+    const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
+    scale = computed_scale<typename Pack::Input>(largest, all, segment.scale(all), inside && lane == 0);
+  } else if (inside) {
+    scale.value = all.scale_in[segment.scale(all)];
+  }
+  packs.store(segment.codes(all), lane, kLanes, count, scale);
+  let_successor_start();
+}
+
+// Largest magnitude over the block, or over the cluster that shares the segment.
+static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t cluster) {
+  __shared__ uint32_t slots[kMostWarps * kMostCluster];
+#if __CUDA_ARCH__ >= 900
+  if (cluster > 1) return max_of_cluster(value, cluster, slots);
+#endif
+  return max_of_block(value, *reinterpret_cast<uint32_t(*)[kMostWarps]>(&slots));
+}
+
+// A block a segment, or a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with a share of
+// its packs.
+template <class Pack, int kPacks>
+__global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
+  uint32_t number = blockIdx.x, rank = 0;
+#if __CUDA_ARCH__ >= 900
+  if (cluster > 1) {
+    cluster_arrive();
+    number = blockIdx.x / cluster, rank = cluster_rank();
+  }
+#endif
+  const Segment segment = segment_of(number, all);
+  const uint32_t count = all.length / Pack::kElements;
+  const uint32_t first = rank * kPacks * blockDim.x + threadIdx.x;
+  Packs<Pack, kPacks> packs;
+  const auto *x = segment.x<typename Pack::Storage>(all);
+  wait_for_predecessor(x);
+  packs.load(x, first, blockDim.x, count);
+  let_successor_start();
+  Scale scale{1.0f, false};
+  if (all.scale_in == nullptr) {
+    const uint32_t largest = max_of_team(packs.largest(), cluster);
+    scale = computed_scale<typename Pack::Input>(largest, all, segment.scale(all), first == 0);
+  } else {
+    scale.value = all.scale_in[segment.scale(all)];
+  }
+  packs.store(segment.codes(all), first, blockDim.x, count, scale);
+}
+
+// A block a segment, however long: it reads every element twice, the second time from a cache if it fits there.
+template <class Pack, int kPacks>
+__global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_constant__ Segments all) {
+  using Input = typename Pack::Input;
+  const Segment segment = segment_of(blockIdx.x, all);
+  const typename Pack::Storage *x = segment.x<typename Pack::Storage>(all);
+  const uint32_t count = all.length / Pack::kElements, step = blockDim.x * kPacks;
+  Packs<Pack, kPacks> packs;
+  wait_for_predecessor();
+  Scale scale{1.0f, false};
+  if (all.scale_in == nullptr) {
+    uint32_t largest = 0;
+    for (uint32_t first = threadIdx.x; first < count; first += step) {
+      packs.load(x, first, blockDim.x, count);
+      largest = max(largest, packs.largest());
+    }
+    scale = computed_scale<Input>(max_of_team(largest, 1), all, segment.scale(all), threadIdx.x == 0);
+  } else {
+    scale.value = all.scale_in[segment.scale(all)];
+  }
+  let_successor_start();
+  for (uint32_t first = threadIdx.x; first < count; first += step) {
+    packs.load(x, first, blockDim.x, count);
+    packs.store(segment.codes(all), first, blockDim.x, count, scale);
+  }
+}
+
+} // namespace fp8bench

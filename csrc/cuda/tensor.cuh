@@ -1,0 +1,92 @@
+// One scale for a tensor that is too large for one cluster: two kernels. The first writes each block's largest
+// magnitude to the workspace; the second reduces those and quantizes. Blocks take tiles: up to `tile` packs of a row.
+#pragma once
+
+#include "device.cuh"
+#include "elements.cuh"
+#include "sizes.cuh"
+
+namespace fp8bench {
+
+// A tensor whose tokens lie one behind the other is one long row.
+struct Tensor {
+  const void *x;
+  uint8_t *codes;
+  float *scale;          // written, unless
+  const float *scale_in; // the scale is given
+  const float *scale_ub; // or null
+  int64_t x_stride;      // elements between rows
+  uint64_t row;          // packs in a row
+  Size tiles;            // of a row
+  uint32_t rows;
+  bool ue8m0;
+};
+
+struct Tile {
+  uint64_t x, codes; // offsets in elements
+  uint32_t count;    // packs
+};
+
+template <class Pack>
+static __device__ __forceinline__ Tile tile_of(uint32_t number, uint32_t packs, const Tensor &tensor) {
+  const uint32_t row = tensor.tiles.divide(number);
+  const uint64_t first = static_cast<uint64_t>(number - row * tensor.tiles.size()) * packs; // in the row
+  const uint64_t left = tensor.row > first ? tensor.row - first : 0;
+  return {row * tensor.x_stride + first * Pack::kElements, (row * tensor.row + first) * Pack::kElements,
+          static_cast<uint32_t>(left < packs ? left : packs)};
+}
+
+// Each block writes the pattern of the largest magnitude in its tiles, each of `tile` packs, to maxima[its number].
+template <class Pack, int kPacks>
+__global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__ Tensor tensor, uint32_t tile,
+                                                         uint32_t *maxima) {
+  __shared__ uint32_t slots[kMostWarps];
+  const auto *x = static_cast<const typename Pack::Storage *>(tensor.x);
+  const uint32_t tiles = tensor.tiles.size() * tensor.rows;
+  Packs<Pack, kPacks> packs;
+  uint32_t largest = 0;
+  wait_for_predecessor();
+  let_successor_start(); // behind the wait: the second kernel reads x before its own
+  for (uint32_t number = blockIdx.x; number < tiles; number += gridDim.x) {
+    const Tile mine = tile_of<Pack>(number, tile, tensor);
+    for (uint32_t first = threadIdx.x; first < mine.count; first += blockDim.x * kPacks) {
+      packs.load(x + mine.x, first, blockDim.x, mine.count);
+      largest = max(largest, packs.largest());
+    }
+  }
+  largest = max_of_block(largest, slots);
+  if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
+}
+
+static __device__ __forceinline__ uint32_t max_of_array(const uint32_t *values, uint32_t count) {
+  __shared__ uint32_t slots[kMostWarps];
+  uint32_t largest = 0;
+  for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) largest = max(largest, values[i]);
+  return max_of_block(largest, slots);
+}
+
+// A block a tile of kPacks packs a thread. The scale is given, or comes from `maxima_count` maxima, then this kernel
+// follows largest_of_tiles on the stream, which starts it only when x is complete: so it may fetch x before it waits.
+template <class Pack, int kPacks>
+__global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ Tensor tensor, const uint32_t *maxima,
+                                                       uint32_t maxima_count) {
+  const Tile tile = tile_of<Pack>(blockIdx.x, blockDim.x * kPacks, tensor);
+  const auto *x = static_cast<const typename Pack::Storage *>(tensor.x) + tile.x;
+  Packs<Pack, kPacks> packs;
+  Scale scale{1.0f, false};
+  if (tensor.scale_in == nullptr) {
+    packs.load(x, threadIdx.x, blockDim.x, tile.count);
+    wait_for_predecessor();
+    const float absmax = Pack::Input::value(max_of_array(maxima, maxima_count));
+    scale = {dynamic_scale(absmax, tensor.scale_ub, tensor.ue8m0), tensor.scale_ub == nullptr};
+    if (blockIdx.x == 0 && threadIdx.x == 0) *tensor.scale = scale.value;
+  } else {
+    wait_for_predecessor();
+    scale.value = *tensor.scale_in;
+    packs.load(x, threadIdx.x, blockDim.x, tile.count);
+  }
+  let_successor_start();
+  packs.store(tensor.codes + tile.codes, threadIdx.x, blockDim.x, tile.count, scale);
+}
+
+} // namespace fp8bench

@@ -1,0 +1,75 @@
+// True division of elements by a scale, without a division: exact wherever a code could tell.
+//
+// With r = 1 / scale rounded to nearest, q = x * r is off by at most 1.5 units in the last place, and one correction
+// by the exact remainder, q - (q * scale - x) * r, falls on the side of every boundary between codes that the true
+// quotient x / scale, rounded to float, falls on. Proof by exhaustion in tests/test_division.py: all scale mantissas,
+// all boundaries, all floats near the boundary times the scale. Farther away q alone decides rightly.
+#pragma once
+
+#include "numerics.h"
+
+namespace fp8bench {
+
+FP8BENCH_INLINE float fused_multiply_add(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+// 1 / value rounded to nearest, for 2^-125 <= value < 2^125.
+FP8BENCH_INLINE float reciprocal_of(float value) {
+#ifdef __CUDA_ARCH__
+  float estimate; // then what __frcp_rn does, without its branch for values beyond
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(value));
+  return __fmaf_rn(-__fmaf_rn(estimate, value, -1.0f), estimate, estimate);
+#else
+  return 1.0f / value;
+#endif
+}
+
+FP8BENCH_INLINE float corrected_quotient(float quotient, float x, float scale, float reciprocal) {
+  const float excess = fused_multiply_add(quotient, scale, -x); // this sign keeps that of a zero
+  return fused_multiply_add(-excess, reciprocal, quotient);
+}
+
+// By a finite computed scale, at least 2^-18, that no element exceeds 448 times: nothing overflows.
+struct DivisionByOwnScale {
+  float scale, reciprocal;
+
+  FP8BENCH_MEMBER explicit DivisionByOwnScale(float divisor) : scale(divisor) { reciprocal = reciprocal_of(divisor); }
+
+  FP8BENCH_MEMBER float operator()(float x) const { return corrected_quotient(x * reciprocal, x, scale, reciprocal); }
+};
+
+// By any float. Scale and element are first multiplied by the power of two that brings the scale to [1, 2).
+struct DivisionByAnyScale {
+  float mantissa, reciprocal;
+  float power, other_power; // a power of two as two factors, as one may be no float
+
+  FP8BENCH_MEMBER explicit DivisionByAnyScale(float divisor) {
+    const bool subnormal = (bits_of(divisor) & kMagnitude) < 0x00800000;
+    const uint32_t bits = bits_of(subnormal ? divisor * 0x1p64f : divisor);
+    const int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xFF) - 127 - (subnormal ? 64 : 0);
+    const int32_t half = -exponent / 2;
+    mantissa = float_of((bits & 0x807FFFFF) | 0x3F800000);
+    power = float_of(static_cast<uint32_t>(127 + half) << 23);
+    other_power = float_of(static_cast<uint32_t>(127 - exponent - half) << 23);
+    if ((bits & kMagnitude) == 0 || (bits & kMagnitude) >= kInfinity) { // 1 / 0 is infinite, 1 / infinity is 0
+      mantissa = float_of((bits & 0x80000000) | 0x3F800000);
+      power = is_nan(divisor) ? divisor : float_of(kInfinity - (bits & kMagnitude));
+      other_power = 1.0f;
+    }
+    reciprocal = reciprocal_of(mantissa);
+  }
+
+  FP8BENCH_MEMBER float operator()(float x) const {
+    const float scaled = x * power * other_power; // inexact only where the code is 0
+    const float quotient = scaled * reciprocal;
+    const float corrected = corrected_quotient(quotient, scaled, mantissa, reciprocal);
+    return quotient > -1024.0f && quotient < 1024.0f ? corrected : quotient; // beyond, infinity would become NaN
+  }
+};
+
+} // namespace fp8bench
