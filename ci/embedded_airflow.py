@@ -13,6 +13,7 @@ a small REST client. Its user is a context manager: what was started is stopped 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import importlib.metadata
@@ -31,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import psutil
+import psutil  # Airflow brings it
 
 from fp8bench.errors import Fp8BenchError
 
@@ -127,6 +128,7 @@ class EmbeddedAirflow:
     def __enter__(self) -> EmbeddedAirflow:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
+        self._end(self._leftovers())
         port = free_port(self._port)
         self.url = f"http://127.0.0.1:{port}"
         self._environment = environment(self.home, self.dags, port, self._parallelism)
@@ -215,19 +217,30 @@ class EmbeddedAirflow:
             time.sleep(0.25)
         raise AirflowError(f"Airflow was not healthy after {START_SECONDS} s: see {self.logs}.")
 
-    def _stop(self) -> None:
-        """End every descendant: asked first, then made to."""
-        family = psutil.Process().children(recursive=True)
+    def _leftovers(self) -> list[psutil.Process]:
+        """What an owner of this home that was killed outright left running: the lock says that it has no owner now."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(self.home)
+        except psutil.Error:
+            return False  # gone, or somebody else's
+
+    def _end(self, family: list[psutil.Process]) -> None:
+        """Ask the processes to end; make them after a while."""
         for ask in (psutil.Process.terminate, psutil.Process.kill):
             for process in family:
-                try:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     ask(process)
-                except psutil.NoSuchProcess:
-                    continue
-            psutil.wait_procs(family, timeout=STOP_SECONDS)
-            family = psutil.Process().children(recursive=True)  # also what was orphaned meanwhile
+            _, family = psutil.wait_procs(family, timeout=STOP_SECONDS)
             if not family:
-                break
+                return
+
+    def _stop(self) -> None:
+        """End every descendant, also those that were orphaned meanwhile; then let go of the home."""
+        while family := psutil.Process().children(recursive=True):
+            self._end(family)
         if self._lock is not None:
             self._lock.close()
 

@@ -232,7 +232,7 @@ def trigger(airflow: EmbeddedAirflow, params: dict[str, str]) -> Night:
             if error.status == 409:  # an earlier try that was answered with an error went through
                 return night
             if error.status in (400, 422):
-                raise AirflowError(f"the night was refused: {error}.") from None
+                raise AirflowError(f"the night was refused. {str(error).splitlines()[0]}") from None
             trouble = str(error)
             time.sleep(0.5)
         else:
@@ -246,8 +246,8 @@ def _refuse_broken_dag(airflow: EmbeddedAirflow) -> None:
         raise AirflowError(f"{errors[0]['filename']} cannot be imported: {errors[0]['stack_trace'].splitlines()[-1]}")
 
 
-def follow(night: Night, console: Console) -> None:
-    """Show the night until it ends, and why its tasks failed."""
+def follow(night: Night, console: Console) -> list[TaskState]:
+    """Show the night until it ends; returns the stages that could not work, after telling why."""
     with Screen(console) as screen:
         while True:
             night.airflow.check_alive()
@@ -257,27 +257,27 @@ def follow(night: Night, console: Console) -> None:
             if ended:
                 break
             time.sleep(0.5)
-    for task in tasks:
-        if task.state == "failed" and task.name != "gate":
-            console.print(f"\n{task.label} failed; the end of {night.log_file(task)}:", style="red", soft_wrap=True)
-            console.print("\n".join(f"  {line}" for line in night.last_lines(task, 8)), markup=False, highlight=False)
+    failed = [task for task in tasks if task.state == "failed" and task.name != "gate"]
+    for task in failed:
+        console.print(f"\n{task.label} failed; the end of {night.log_file(task)}:", style="red", soft_wrap=True)
+        console.print("\n".join(f"  {line}" for line in night.last_lines(task, 8)), markup=False, highlight=False)
+    return failed
 
 
-def night_code(run_dir: Path, state: str) -> int:
-    """The night's exit code: the verdict's, or 4 when there is none or a stage after it failed."""
-    if not (run_dir / "verdicts.json").exists():
+def night_code(run_dir: Path, failed: list[TaskState]) -> int:
+    """The night's exit code: the verdict's, or 4 when a stage could not work."""
+    if failed or not (run_dir / "verdicts.json").exists():
         return EXIT_ERROR
     command = [sys.executable, "-m", "fp8bench", "stage", "gate", "--run-dir", str(run_dir)]
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    code = subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
-    return EXIT_ERROR if code == 0 and state != "success" else code
+    return subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
 
 
-def summary(run_dir: Path, state: str, code: int) -> Iterator[tuple[str, str]]:
+def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
     """What is worth knowing in the end, as (title, text)."""
     if (verdicts := run_dir / "verdicts.json").exists():
         yield "Verdict", records.read(records.Verdicts, verdicts).sentence
-    elif state:
+    else:
         yield "Verdict", "none: a stage could not work. What was measured is kept."
     if (report := run_dir / "report.html").exists():
         yield "Report", str(report)
@@ -302,12 +302,11 @@ def run_night(settings: config.Config, params: dict[str, str], console: Console)
         end_stale_runs(airflow)
         night = trigger(airflow, params)
         console.print(f"Airflow is up at {airflow.url}; {night.run_id} runs.", style="dim", highlight=False)
-        follow(night, console)
-        state = night.state()
+        failed = follow(night, console)
     run_dir = settings.home.resolve() / "runs" / night.run_id
-    code = night_code(run_dir, state)
+    code = night_code(run_dir, failed)
     console.print()
-    for title, text in summary(run_dir, state, code):
+    for title, text in summary(run_dir, code):
         console.print(f"{title:<10} {text}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"The night took {time.monotonic() - began:.0f} s.", style="dim")
     return code
@@ -355,6 +354,8 @@ def main(argv: list[str] | None = None) -> int:
             settings = config.load()
             settle(settings)
             params = {name: value for name in PARAMS if (value := getattr(args, name))}
+            if "repo" in params and Path(params["repo"]).is_dir():
+                params["repo"] = str(Path(params["repo"]).resolve())  # tasks run in another directory
             return serve(settings, console) if args.ui else run_night(settings, params, console)
     except Fp8BenchError as error:
         print(f"nightly: {error}", file=sys.stderr)

@@ -31,7 +31,7 @@ from typing import Any
 from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
-from fp8bench import config, records
+from fp8bench import config, git, records
 
 CONFIG = config.load()
 SETTINGS = CONFIG.airflow
@@ -67,7 +67,7 @@ def run_directory(run_id: str) -> Path:
     """Where the DAG run `run_id` keeps its files: a plain name, and another one for every run id."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:100].lstrip(".-")
     if name != run_id:
-        name += "-" + hashlib.sha256(run_id.encode()).hexdigest()[:8]
+        name = f"{name or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
     return CONFIG.runs_dir / name
 
 
@@ -95,7 +95,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 def _stage(name: str, *options: str) -> tuple[int, str]:
     """Exit code and last line of a stage; its lines go to the task's log as they come."""
     command = [sys.executable, "-m", "fp8bench", "stage", name, "--run-dir", str(_here()), *options]
-    log.info("%s", shlex.join(command))
+    log.info("%s", shlex.join(map(git.without_secrets, command)))
     last = ""
     with _process(command) as process:
         for line in process.stdout or ():
@@ -174,9 +174,13 @@ def check() -> None:
     run_stage("check")
 
 
-@task(execution_timeout=timedelta(hours=12), map_index_template="shard {{ task.op_kwargs['shard'] }}", **GPU)
+@task(
+    execution_timeout=timedelta(hours=12),
+    map_index_template="shard {{ task.op_kwargs['shard'] }}",
+    doc_md="Time one shard's cells: both builds in one process, in ABBA order, over several fresh launches.",
+    **GPU,
+)
 def time(shard: int) -> None:
-    """Time one shard's cells: both builds in one process, in ABBA order, over several fresh launches."""
     run_stage("time", "--shard", str(shard))
 
 
@@ -241,8 +245,10 @@ def gate() -> str:
     },
 )
 def fp8bench_nightly() -> None:
-    shards, judged, logged, rendered, alerted = prepare(), judge(), log_night(), render(), alert()
-    shards >> build() >> check() >> time.expand(shard=shards) >> judged >> logged >> rendered >> alerted >> gate()
+    shards, built, checked = prepare(), build(), check()
+    timed, judged = time.expand(shard=shards), judge()
+    logged, rendered, alerted = log_night(), render(), alert()
+    shards >> built >> checked >> timed >> judged >> logged >> rendered >> alerted >> gate()
     judged >> [rendered, alerted]
 
 

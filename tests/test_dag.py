@@ -1,0 +1,301 @@
+"""The nightly DAG: what it looks like to Airflow, what it lets in, and what turns it red."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message as MessageHandler
+from nights import make_night
+
+from fp8bench import config, records
+
+pytestmark = [
+    pytest.mark.xdist_group("airflow"),
+    pytest.mark.filterwarnings("ignore"),  # Airflow's own, and its dependencies'
+]
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DAG_FILE = CHECKOUT / "dags" / "fp8bench_nightly.py"
+ORDER = ["prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate"]
+
+# what a scheduler's environment need not have, and what costs seconds at every parse
+HEAVY = {"torch", "triton", "mlflow", "pandas", "scipy", "jinja2"}
+
+
+def describe(**environment: str) -> dict[str, Any]:
+    """Parse the DAG in a process of its own; its tasks, its parameters, and the heavy modules that it imported."""
+    script = f"""
+import json, runpy, sys
+import airflow.sdk
+before = set(sys.modules)
+dag = runpy.run_path({str(DAG_FILE)!r})["fp8bench_nightly"]()
+print(json.dumps({{
+    "schedule": dag.schedule, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "doc": dag.doc_md,
+    "imported": sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & set({sorted(HEAVY)!r})),
+    "tasks": {{task.task_id: dict(
+        pool=task.pool, queue=task.queue, executor=task.executor, retries=task.retries, doc=task.doc_md,
+        timeout=task.execution_timeout.total_seconds(), upstream=sorted(task.upstream_task_ids),
+    ) for task in dag.tasks}},
+}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    description: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return description
+
+
+@pytest.fixture(scope="module")
+def described() -> dict[str, Any]:
+    return describe()
+
+
+@pytest.fixture(scope="module")
+def module(airflow_database: Path) -> ModuleType:
+    """The DAG file as a module, to reach its functions."""
+    spec = importlib.util.spec_from_file_location("fp8bench_nightly_under_test", DAG_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def dag(airflow_database: Path) -> Any:
+    """The DAG as Airflow's own loader finds it in the DAG folder."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(DAG_FILE.parent)
+    assert bag.import_errors == {}
+    assert list(bag.dags) == ["fp8bench_nightly"]
+    return bag.dags["fp8bench_nightly"]
+
+
+# ---- how it looks -----------------------------------------------------------------------------------------
+
+
+def test_parsing_imports_nothing_heavy(described: dict[str, Any]) -> None:
+    assert described["imported"] == []
+
+
+def test_a_night_at_a_time_on_schedule_without_catching_up(described: dict[str, Any]) -> None:
+    assert (described["schedule"], described["catchup"], described["max_active_runs"]) == ("0 2 * * *", False, 1)
+
+
+def test_stages_run_in_their_order(described: dict[str, Any]) -> None:
+    from fp8bench.stages import STAGES
+
+    assert list(described["tasks"]) == ORDER
+    assert list(STAGES) == ORDER
+    for before, after in itertools.pairwise(ORDER):
+        assert before in described["tasks"][after]["upstream"]
+
+
+def test_report_and_mail_need_a_verdict_but_no_mlflow(dag: Any) -> None:
+    for name in ("render", "alert"):
+        task = dag.get_task(name)
+        assert "judge" in task.upstream_task_ids
+        assert task.trigger_rule == "all_done_min_one_success"
+    assert dag.get_task("gate").trigger_rule == "all_done"
+    assert [task.task_id for task in dag.leaves] == ["gate"]
+
+
+def test_gpu_tasks_use_the_pool_and_are_retried(described: dict[str, Any]) -> None:
+    on_gpu = {name for name, task in described["tasks"].items() if task["pool"] == "gpu"}
+    assert on_gpu == {"check", "time"}
+    assert described["tasks"]["gate"]["retries"] == 0
+
+
+def test_settings_choose_pool_queue_executor_schedule_and_retries() -> None:
+    chosen = describe(
+        FP8BENCH_AIRFLOW__POOL="h200",
+        FP8BENCH_AIRFLOW__QUEUE="gpu",
+        FP8BENCH_AIRFLOW__EXECUTOR="CeleryExecutor",
+        FP8BENCH_AIRFLOW__SCHEDULE="",
+        FP8BENCH_AIRFLOW__RETRIES="3",
+    )
+    assert chosen["schedule"] is None
+    for name, task in chosen["tasks"].items():
+        gpu = name in ("check", "time")
+        assert (task["pool"] == "h200", task["queue"] == "gpu", task["executor"] == "CeleryExecutor") == (gpu,) * 3
+        assert task["retries"] == (0 if name == "gate" else 3)
+
+
+def test_everything_is_explained_and_bounded_in_time(described: dict[str, Any]) -> None:
+    assert "prepare -> build -> check" in described["doc"]
+    for name, task in described["tasks"].items():
+        assert task["doc"], name
+        assert task["timeout"] > 0, name
+
+
+# ---- what it lets in --------------------------------------------------------------------------------------
+
+
+def test_parameters_show_as_a_form(dag: Any) -> None:
+    assert list(dag.params) == ["repo", "candidate", "baseline", "suite"]
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        assert param.description
+        assert param.schema["title"]
+        assert param.resolve() == {"repo": ".", "suite": "smoke"}.get(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repo", "https://example.org/kernels.git"),
+        ("repo", "git@example.org:team/kernels.git"),
+        ("repo", "/srv/git/kernels"),
+        ("candidate", "feature/one-read_2"),
+        ("candidate", "HEAD~3^"),
+        ("baseline", "v1.2.0"),
+        ("suite", "suites/mine.toml"),
+    ],
+)
+def test_parameters_take_what_is_needed(dag: Any, name: str, value: str) -> None:
+    assert dag.params.get_param(name).resolve(value) == value
+
+
+@pytest.mark.parametrize("name", ["repo", "candidate", "baseline", "suite"])
+@pytest.mark.parametrize(
+    "value",
+    ["--upload-pack=touch", "-x", "a;b", "a b", "$(id)", "`id`", "a|b", "a\n", "a\nb", "<b>", "{{ 1 }}", "a" * 201],
+)
+def test_parameters_refuse_what_looks_like_an_injection(dag: Any, name: str, value: str) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        dag.params.get_param(name).resolve(value)
+
+
+@pytest.mark.parametrize(
+    "run_id", ["../../etc", "..", "/etc/passwd", "-rf", "a" * 250, "manual__2026-01-01T02:00:00+00:00"]
+)
+def test_run_directories_stay_where_they_belong(module: ModuleType, run_id: str) -> None:
+    directory = module.run_directory(run_id)
+    assert directory.parent == module.CONFIG.runs_dir
+    assert directory.resolve() == directory
+    assert len(directory.name) < 120
+    assert not directory.name.startswith(("-", "."))
+
+
+def test_run_directories_tell_run_ids_apart(module: ModuleType) -> None:
+    assert len({module.run_directory(run_id) for run_id in ("a:b", "a-b", "a+b", "a/b")}) == 4
+    assert module.run_directory("night-1").name == "night-1"
+
+
+def test_a_stage_ends_with_its_task(module: ModuleType) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        module._process([sys.executable, "-c", "import time; time.sleep(60)"]) as child,
+    ):
+        raise KeyboardInterrupt
+    assert child.returncode is not None
+
+
+# ---- what turns it red ------------------------------------------------------------------------------------
+
+
+class Inbox(MessageHandler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mails: list[Any] = []
+
+    def handle_message(self, message: Any) -> None:
+        self.mails.append(message)
+
+
+@pytest.fixture
+def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Mails that arrive at a real SMTP server, which Airflow's connection `smtp_default` names."""
+    handler = Inbox()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    controller = Controller(handler, hostname="127.0.0.1", port=port)
+    controller.start()
+    connection = {
+        "conn_type": "smtp",
+        "host": "127.0.0.1",
+        "port": port,
+        "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "night@example.org"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("FP8BENCH_MAIL__TO", '["kernels@example.org"]')
+    yield handler.mails
+    controller.stop()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the DAG over a night that was measured before."""
+
+    directory: Path
+    state: str
+    tasks: dict[str, str]
+
+    @property
+    def mails(self) -> list[Path]:
+        return sorted((self.directory / "outbox").glob("*.json"))
+
+
+def run(dag: Any, module: ModuleType, day: int, night: str, damage: str = "") -> Ended:
+    """Run the DAG as of `day` over a night that ended as `night`; the file `damage` of it is cut short."""
+    when = datetime(2026, 3, day, 2, tzinfo=UTC)
+    directory = module.run_directory(f"manual__{when.isoformat()}")
+    shutil.rmtree(directory, ignore_errors=True)
+    make_night(directory, night, config=config.load())
+    prepared = records.read(records.Prepared, directory / "prepare.json")
+    asked = prepared.model_copy(update={"requested": {"repo": ".", "suite": "smoke"}})
+    records.write(asked, directory / "prepare.json")
+    if damage:
+        (directory / damage).write_text("{")
+    result = dag.test(run_after=when, logical_date=when)
+    tasks = {instance.task_id: str(instance.state) for instance in result.get_task_instances()}
+    return Ended(directory, str(result.state), tasks)
+
+
+def test_a_clean_night_is_green_and_silent(dag: Any, module: ModuleType, inbox: list[Any]) -> None:
+    night = run(dag, module, 1, "clean")
+    assert night.state == "success"
+    assert night.tasks == dict.fromkeys(ORDER, "success")
+    assert (night.directory / "report.html").exists()
+    assert (night.mails, inbox) == ([], [])
+
+
+def test_a_regression_turns_the_gate_red_and_is_mailed_once(
+    dag: Any, module: ModuleType, inbox: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    night = run(dag, module, 2, "regressed")
+    assert night.state == "failed"
+    assert night.tasks == dict.fromkeys(ORDER, "success") | {"gate": "failed"}
+    sentence = records.read(records.Verdicts, night.directory / "verdicts.json").sentence
+    assert f"AirflowFailException: {sentence}" in "".join(capfd.readouterr())
+    assert len(inbox) == len(night.mails) > 0
+    assert "REGRESSED" in inbox[0]["subject"]
+    assert all(mail.with_suffix(".sent").exists() for mail in night.mails)
+
+
+def test_a_stage_that_cannot_work_turns_the_gate_red(
+    dag: Any, module: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
+    night = run(dag, module, 3, "clean", damage="verdicts.json")
+    assert night.state == "failed"
+    assert night.tasks["log"] == night.tasks["gate"] == "failed"
+    assert "delete it and run its stage again" in "".join(capfd.readouterr())
