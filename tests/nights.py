@@ -229,7 +229,7 @@ def _prepared(plan: Plan, run_id: str, created: datetime, seed: int) -> Prepared
     return Prepared(
         run_id=run_id,
         created=created,
-        repo="https://token:secret@git.example.org/kernels/fp8.git",
+        repo="https://builder:hunter2@git.example.org/kernels/fp8.git",
         candidate=SUSPECT if changed else BASE,
         baseline=BASE,
         baseline_run="" if first else "20260311T020000Z-accepted",

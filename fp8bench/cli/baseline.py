@@ -36,10 +36,9 @@ def _show(config: Config, device_name: str | None) -> int:
         when = f"{baseline.accepted_at[:16].replace('T', ' ')} UTC" if baseline.accepted_at else "an unknown time"
         print(f"{baseline.device_name}: {baseline.sha} (night {baseline.run_id}, accepted {when})")
     if not chosen:
+        where = f" for {device_name}" if device_name else ""
         known = f" Known devices: {', '.join(baseline.device_name for baseline in found)}." if found else ""
-        print(
-            f"No baseline is accepted{f' for {device_name}' if device_name else ''} yet: the first night sets one.{known}"
-        )
+        print(f"No baseline is accepted{where} yet: the first night sets one.{known}")
     return 0
 
 
