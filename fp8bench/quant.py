@@ -30,9 +30,9 @@ OPERATORS = ("cuda", "triton", "cpu")  # the other backend, torch, is plain torc
 
 
 @cache
-def _backend(name: str) -> Backend:
+def own_backend(name: str) -> Backend:
     """The backend of the sources that fp8bench itself runs from; builds the kernel libraries at first use."""
-    if name == "triton":
+    if name in ("torch", "triton"):  # nothing of theirs is compiled here
         return backends.load(name, paths.BACKENDS.parent)
     from .builds import default_build
 
@@ -76,7 +76,7 @@ def _quantize(name: str, x: Tensor, scale: Tensor | None, scale_ub: Tensor | Non
     codes, scales = _outputs(x, scheme)
     if scale is not None:
         scale = scales.copy_(scale)  # a static scheme reads its scales and writes none
-    backend = _backend(name)
+    backend = own_backend(name)
     _require(backend, Case(scheme, tensors.DTYPE_NAMES[x.dtype], *x.shape), x.device.type)
     backend.bind(scheme, _rows(x), codes, scales, scale, scale_ub)()
     return codes, scales

@@ -1,0 +1,163 @@
+"""The reference script's calls: time one configuration, tabulate many, compare.
+
+Differs from the script where that is wrong: the timed function is the kernel alone (no clone), torch is compiled
+afresh for every size, what is unsupported is missing and not 0, minimum and maximum are what they are called, and
+cold caches can be asked for. Times come from `fp8bench.timing`; one process, so no interval: that is the night's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import product
+from statistics import median
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from . import tensors
+from .backends import TITLES, check_name
+from .errors import UsageError
+from .quant import own_backend
+from .spec import DTYPES, REGIMES, Case, GroupShape, Scheme, parse_dtype
+from .speedups import compute_geomean_speedups
+from .timing import Clock, clock_for
+
+__all__ = ["MISSING", "Timing", "benchmark_quantization", "compute_geomean_speedups", "configurations", "table"]
+
+BLOCKS = 20
+SEED = 0
+CASE_COLUMNS = ("hidden_size", "batch_size", "col_major", "group_shape")
+
+
+class Timing(NamedTuple):
+    """Microseconds a call, over the timed blocks; NaN in all three where the provider cannot compute the case."""
+
+    median_us: float
+    max_us: float
+    min_us: float
+
+
+MISSING = Timing(math.nan, math.nan, math.nan)
+
+
+def resolve_device(device: str | None) -> str:
+    """ "cuda" or "cpu"; None means CUDA where there is a GPU."""
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cuda", "cpu"):
+        raise UsageError(f"unknown device {device!r}: use cuda, cpu or auto.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda was asked for, but torch sees no GPU here: use --device cpu, or a CUDA torch.")
+    return device
+
+
+def configurations(
+    group_shapes: Sequence[GroupShape],
+    column_major: Sequence[bool],
+    batch_sizes: Sequence[int],
+    hidden_sizes: Sequence[int],
+    dtype: str,
+) -> list[Case]:
+    """Every combination that exists, in the reference script's order; UsageError for a size that cannot be."""
+    return [
+        Case(Scheme(shape, columns), dtype, tokens, hidden)
+        for shape, columns, tokens, hidden in product(group_shapes, column_major, batch_sizes, hidden_sizes)
+        if shape.is_per_group() or not columns
+    ]
+
+
+# ---- timing -------------------------------------------------------------------------------------------------
+
+
+@cache
+def _cuda_clock() -> Clock:
+    return clock_for("cuda")
+
+
+@contextmanager
+def _clock(device: str) -> Iterator[Clock]:
+    """A clock of `device`. That of the CPU pins the process to one core and thread: undone afterwards."""
+    if device == "cuda":
+        yield _cuda_clock()
+        return
+    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        yield clock_for("cpu")
+    finally:
+        torch.set_num_threads(threads)
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+
+
+def why_not(provider: str, case: Case, device: str) -> str | None:
+    """Why `provider` has no time for `case` on `device`, or None."""
+    return own_backend(provider).supports(case, device)
+
+
+def time_case(provider: str, case: Case, device: str, regime: str = "hot", blocks: int = BLOCKS) -> Timing:
+    """Time a dynamic case that `provider` supports: random data, preallocated outputs, the kernel alone.
+
+    regime: hot (the same buffers every call) or cold (caches flushed, buffers rotate).
+    """
+    if regime not in REGIMES:
+        raise UsageError(f"unknown cache regime {regime!r}: use one of {', '.join(REGIMES)}.")
+    cold, backend = regime == "cold", own_backend(provider)
+    with _clock(device) as clock:
+        x = tensors.random_input(case, device, SEED)
+        inputs = [x, *(x.clone() for _ in range(clock.sets_for(case.bytes_moved, cold=cold) - 1))]
+        calls = [backend.bind(case.scheme, entry, *tensors.poisoned_outputs(case, device)) for entry in inputs]
+        seconds = clock.measure(calls, blocks, cold=cold)
+    return Timing(median(seconds) * 1e6, max(seconds) * 1e6, min(seconds) * 1e6)
+
+
+def benchmark_quantization(
+    batch_size: int,
+    hidden_size: int,
+    provider: str,
+    group_shape: GroupShape,
+    col_major: bool,
+    dtype: torch.dtype | str,
+    *,
+    device: str | None = None,
+    regime: str = "hot",
+) -> Timing:
+    """Time one dynamic quantization of `batch_size` x `hidden_size` elements: (median_us, max_us, min_us).
+
+    provider: torch, cuda, triton or cpu. dtype: a torch dtype or its name. device: CUDA where there is a GPU.
+    A provider that cannot compute this here gives NaN three times, never 0. UsageError (a ValueError) for values
+    that cannot be: an unknown name, a size below 1, a hidden size that the group size does not divide.
+    """
+    if isinstance(dtype, torch.dtype):
+        if dtype not in tensors.DTYPE_NAMES:
+            raise UsageError(f"unknown dtype {dtype}: use one of {', '.join(DTYPES)}.")
+        dtype = tensors.DTYPE_NAMES[dtype]
+    case = Case(Scheme(GroupShape(*group_shape), col_major), parse_dtype(dtype), batch_size, hidden_size)
+    device = resolve_device(device)
+    if why_not(check_name(provider), case, device) is not None:
+        return MISSING
+    return time_case(provider, case, device, regime)
+
+
+# ---- tables -------------------------------------------------------------------------------------------------
+
+
+def case_columns(case: Case) -> dict[str, object]:
+    """A case in the reference script's columns."""
+    scheme = case.scheme
+    return dict(
+        zip(CASE_COLUMNS, (case.hidden, case.tokens, scheme.column_major, str(scheme.group_shape)), strict=True)
+    )
+
+
+def table(cases: Sequence[Case], times: Mapping[tuple[str, Case], Timing], providers: Sequence[str]) -> pd.DataFrame:
+    """Median microseconds: a row a case, a column a provider under its title; NaN where there is no time."""
+    rows = [
+        {**case_columns(case), **{TITLES[name]: times.get((name, case), MISSING).median_us for name in providers}}
+        for case in cases
+    ]
+    return pd.DataFrame(rows, columns=[*CASE_COLUMNS, *(TITLES[name] for name in providers)])

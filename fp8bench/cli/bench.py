@@ -1,0 +1,226 @@
+"""`fp8bench bench`: the reference script's command line, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from .. import records
+from ..backends import REFERENCE, TITLES, check_name
+from ..errors import UsageError
+from ..progress import Reporter
+from ..spec import DTYPE_ALIASES, DTYPES, REGIMES, Case, GroupShape, parse_dtype
+from ..speedups import compute_geomean_speedups
+from . import EXIT_OK, EXIT_WRONG
+
+HIDDEN_SIZES = [896, 1024, 2048, 4096, 7168]
+BATCH_SIZES = [1, 16, 128, 512, 1024]
+GROUP_SIZES = [0, -1, 64, 128]
+BACKENDS = {"cuda": ["torch", "cuda", "triton"], "cpu": ["torch", "cpu"]}
+
+Progress = Callable[[str, int, int], None]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--check", action="store_true", help="check every configuration against the oracle first")
+    parser.add_argument(
+        "--dtype", default="bfloat16", metavar="DTYPE", help=f"{', '.join([*DTYPES, *DTYPE_ALIASES])} (bfloat16)"
+    )
+    sizes: dict[str, Any] = {"type": int, "nargs": "+", "metavar": "N"}
+    parser.add_argument("--hidden-sizes", default=HIDDEN_SIZES, help="elements a token", **sizes)
+    parser.add_argument("--batch-sizes", default=BATCH_SIZES, help="tokens", **sizes)
+    parser.add_argument(
+        "--group-sizes", default=GROUP_SIZES, help="0 per-tensor, -1 per-token, N per-group (0 -1 64 128)", **sizes
+    )
+    parser.add_argument("--no-column-major", action="store_true", help="leave column-major scales out")
+    parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
+    parser.add_argument("--backends", nargs="+", metavar="NAME", help=f"of {', '.join(TITLES)} (all of the device)")
+    parser.add_argument("--regime", choices=REGIMES, default="hot", help="cache regime (hot)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all times, reasons and speedups")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all times, a row a configuration and backend")
+
+
+def _group_shape(size: int) -> GroupShape:
+    if size < -1:
+        raise UsageError(f"group size {size} is not allowed: use 0 per-tensor, -1 per-token or N >= 1 per-group.")
+    return {0: GroupShape.PER_TENSOR, -1: GroupShape.PER_TOKEN}.get(size, GroupShape(1, size))
+
+
+class Plan(NamedTuple):
+    """What was asked for."""
+
+    cases: list[Case]
+    providers: list[str]
+    device: str
+    regime: str
+
+
+class Found(NamedTuple):
+    """What came out: times by (provider, case), and why there is none."""
+
+    times: dict[tuple[str, Case], Any]
+    reasons: dict[tuple[str, Case], str]
+    wrong: dict[tuple[str, Case], str]
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from .. import bench
+
+    shapes = [_group_shape(size) for size in dict.fromkeys(args.group_sizes)]
+    columns = [False] if args.no_column_major else [True, False]
+    sizes = list(dict.fromkeys(args.batch_sizes)), list(dict.fromkeys(args.hidden_sizes))
+    cases = bench.configurations(shapes, columns, *sizes, parse_dtype(args.dtype))
+    providers = [check_name(name) for name in dict.fromkeys(args.backends or [])]
+    device = bench.resolve_device(args.device)
+    print(f"Running {len(cases)} configurations:")
+    print(f"  Hidden sizes: {sizes[1]}")
+    print(f"  Batch sizes: {sizes[0]}")
+    print(f"  Group shapes: {[str(shape) for shape in shapes]}")
+    print(f"  Column major scales: {columns}")
+    return Plan(cases, providers or BACKENDS[device], device, args.regime)
+
+
+def _say_where(plan: Plan, asked: str) -> None:
+    import torch
+
+    if plan.device == "cuda":
+        print(f"  Device: {torch.cuda.get_device_name()}")
+    elif asked == "auto":
+        print("  Device: CPU (torch sees no GPU here), one thread")
+    else:
+        print("  Device: CPU, one thread")
+    print(f"  Caches: {plan.regime}")
+    print()
+
+
+def _jobs(plan: Plan) -> list[tuple[str, Case]]:
+    return [(name, case) for case in plan.cases for name in plan.providers]
+
+
+def _support(plan: Plan) -> dict[tuple[str, Case], str]:
+    """Reasons of what cannot be computed here."""
+    from .. import bench
+
+    reasons = {job: bench.why_not(*job, plan.device) for job in _jobs(plan)}
+    return {job: reason for job, reason in reasons.items() if reason is not None}
+
+
+def _check(plan: Plan, jobs: Sequence[tuple[str, Case]], progress: Progress) -> dict[tuple[str, Case], str]:
+    """Mismatches; what is wrong is not timed."""
+    from .. import checks
+    from ..quant import own_backend
+
+    wrong = {}
+    for done, (name, case) in enumerate(jobs):
+        progress("checking", done, len(jobs))
+        result = checks.check(own_backend(name), case, plan.device)
+        if result.status is records.CheckStatus.WRONG:
+            wrong[name, case] = result.detail
+    progress("checking", len(jobs), len(jobs))
+    return wrong
+
+
+def _time(plan: Plan, jobs: Sequence[tuple[str, Case]], progress: Progress) -> dict[tuple[str, Case], Any]:
+    from .. import bench
+
+    times = {}
+    for done, (name, case) in enumerate(jobs):
+        progress("timing", done, len(jobs))
+        times[name, case] = bench.time_case(name, case, plan.device, plan.regime)
+    progress("timing", len(jobs), len(jobs))
+    return times
+
+
+def _measure(plan: Plan, check: bool) -> Found:
+    reasons = _support(plan)
+    jobs = [job for job in _jobs(plan) if job not in reasons]
+    with Reporter() as progress:
+        wrong = _check(plan, jobs, progress) if check else {}
+        times = _time(plan, [job for job in jobs if job not in wrong], progress)
+    return Found(times, reasons, wrong)
+
+
+# ---- output -------------------------------------------------------------------------------------------------
+
+
+def _print_checks(plan: Plan, found: Found) -> None:
+    for (name, case), detail in found.wrong.items():
+        print(f"WRONG {name}/{case.id}: {detail}")
+    count = len(_jobs(plan)) - len(found.reasons)
+    verdict = f"{len(found.wrong)} of {count} checks failed" if found.wrong else f"All {count} checks passed"
+    print(f"{verdict} ({', '.join(plan.providers)} against the oracle).\n")
+
+
+def _print_reasons(plan: Plan, found: Found) -> None:
+    """Each reason once, with how many configurations it keeps out."""
+    for name in plan.providers:
+        reasons = [reason for (provider, _), reason in found.reasons.items() if provider == name]
+        for reason in dict.fromkeys(reasons):
+            print(f"{TITLES[name]}: no time for {reasons.count(reason)} of {len(plan.cases)} configurations: {reason}.")
+
+
+def _speedups(plan: Plan, df: pd.DataFrame) -> pd.DataFrame | None:
+    """Over the reference, by layout and group shape; None where there is nothing to compare."""
+    others = [TITLES[name] for name in plan.providers if name != REFERENCE]
+    if REFERENCE not in plan.providers or not others:
+        return None
+    return compute_geomean_speedups(df, TITLES[REFERENCE], others, ["col_major", "group_shape"])
+
+
+def _shown(speedups: pd.DataFrame) -> pd.DataFrame:
+    """Without the columns of counts where nothing is missing."""
+    idle = [col for col in speedups.columns if str(col).endswith(" missing") and not speedups[col].any()]
+    return speedups.drop(columns=idle)
+
+
+def _rows(plan: Plan, found: Found) -> list[dict[str, Any]]:
+    """A row a configuration and backend, for files."""
+    from .. import bench
+
+    rows = []
+    for name, case in _jobs(plan):
+        job = name, case
+        timing = found.times.get(job, bench.MISSING)._asdict()
+        reason = found.reasons.get(job) or found.wrong.get(job, "")
+        times = {key: None if math.isnan(value) else value for key, value in timing.items()}
+        rows.append({**bench.case_columns(case), "dtype": case.dtype, "backend": name, **times, "reason": reason})
+    return rows
+
+
+def _write(args: argparse.Namespace, plan: Plan, found: Found, speedups: pd.DataFrame | None) -> None:
+    rows = _rows(plan, found)
+    if args.csv:
+        records.write_bytes(pd.DataFrame(rows).to_csv(index=False).encode(), args.csv)
+    if args.json:
+        compared = [] if speedups is None else json.loads(speedups.to_json(orient="records"))
+        document = {"device": plan.device, "regime": plan.regime, "times": rows, "speedups": compared}
+        records.write_bytes(json.dumps(document, indent=1).encode() + b"\n", args.json)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, time, print. Wrong results exit with EXIT_WRONG, after everything that is right was timed."""
+    from .. import bench
+
+    plan = _plan(args)
+    _say_where(plan, args.device)
+    sys.stdout.flush()
+    found = _measure(plan, args.check)
+    if args.check:
+        _print_checks(plan, found)
+    df = bench.table(plan.cases, found.times, plan.providers)
+    print("QuantFP8 performance (µs):")
+    print(df.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+    _print_reasons(plan, found)
+    speedups = _speedups(plan, df)
+    if speedups is not None:
+        print(f"\nSpeedup over {TITLES[REFERENCE]}")
+        print(_shown(speedups).to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+    _write(args, plan, found, speedups)
+    return EXIT_WRONG if found.wrong else EXIT_OK
