@@ -15,7 +15,7 @@ using Run = void (*)(const fp8bench_args &);
 
 template <class Kernel> void run_baseline(const fp8bench_args &args) { Kernel::run(args); }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FP8BENCH_ONE_INSTRUCTION_SET)
 #define FP8BENCH_AVX2 __attribute__((target("avx2")))
 #define FP8BENCH_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")))
 
@@ -32,7 +32,7 @@ template <class Kernel> Run best_run() {
   if (has_avx512()) return run_avx512<Kernel>;
   return __builtin_cpu_supports("avx2") ? run_avx2<Kernel> : run_baseline<Kernel>;
 }
-#else // aarch64 has its vectors everywhere
+#else // what the compiler's flags allow: aarch64 has its vectors everywhere
 template <class Kernel> Run best_run() { return run_baseline<Kernel>; }
 #endif
 
