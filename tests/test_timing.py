@@ -5,22 +5,45 @@ from __future__ import annotations
 import gc
 import os
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 
-from fp8bench.timing import Clock, clock_for, machine, plan
+from fp8bench.timing import Call, Clock, clock_for, cpu, machine, plan
 from fp8bench.timing.cpu import CpuClock
+
+GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"))
+
+
+@contextmanager
+def _clock(device: str) -> Iterator[Clock]:
+    """A clock with short blocks; pinning and threads of the test process are put back."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    try:
+        yield clock_for(device, block_s=0.2e-3, warmup_s=1e-3)
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    """A CPU clock; pinning and threads of the test process are put back."""
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    yield clock_for("cpu", block_s=0.2e-3, warmup_s=1e-3)
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(threads)
+    with _clock("cpu") as made:
+        yield made
+
+
+@pytest.fixture(params=["cpu", GPU])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def any_clock(device: str) -> Iterator[Clock]:
+    with _clock(device) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -58,21 +81,24 @@ def test_three_arms_are_balanced_too() -> None:
     assert arms == [0, 1, 2, 2, 1, 0, 2, 1, 0, 0, 1, 2]
 
 
-def _work(size: int) -> Callable[[], object]:
-    values = torch.rand(size)
-    return values.sort
+def _doubling(size: int, device: str) -> Call:
+    values = torch.rand(size, device=device)
+    return partial(torch.mul, values, 2.0, out=torch.empty_like(values))
 
 
 @pytest.mark.parametrize("cold", [False, True])
-def test_a_slower_arm_is_measured_as_slower(clock: Clock, cold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slower_arm_is_measured_as_slower(
+    any_clock: Clock, device: str, cold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(CpuClock, "cache_bytes", 1 << 20)  # flushing the real one takes its time
-    assert clock.sets_for(8000, cold=cold) == (64 if cold else 1)
-    blocks = clock.quads([[_work(2000)] * 3, [_work(4000)] * 3], quads=4, cold=cold)
+    small, large = {"cpu": (1 << 14, 1 << 16), "cuda": (1 << 24, 1 << 25)}[device]
+    assert any_clock.sets_for(1 << 10, cold=cold) == (any_clock.max_sets if cold else 1)
+    blocks = any_clock.quads([[_doubling(small, device)] * 3, [_doubling(large, device)] * 3], quads=4, cold=cold)
     assert len(blocks) == 16
     assert {block.calls for block in blocks} == {blocks[0].calls}
     assert [(block.quad, block.position, block.arm) for block in blocks] == plan.palindromes(2, 4)
     median = [statistics.median(b.seconds for b in blocks if b.arm == arm) for arm in (0, 1)]
-    assert 1.3 < median[1] / median[0] < 4
+    assert 1.2 < median[1] / median[0] < 8
 
 
 def test_cold_blocks_rotate_over_the_sets_and_hot_ones_do_not(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,19 +112,33 @@ def test_cold_blocks_rotate_over_the_sets_and_hot_ones_do_not(clock: Clock, monk
     assert set(used) == {0}
 
 
-def test_one_arm_gives_one_value_a_block(clock: Clock) -> None:
-    seconds = clock.measure([_work(1000)], blocks=5)
+def test_one_arm_gives_one_value_a_block(any_clock: Clock, device: str) -> None:
+    seconds = any_clock.measure([_doubling(1000, device)], blocks=5)
     assert len(seconds) == 5
     assert all(value > 0 for value in seconds)
 
 
-def test_errors_of_a_callable_propagate_and_leave_the_collector_on(clock: Clock) -> None:
+def test_errors_of_a_callable_propagate_and_leave_the_collector_on(any_clock: Clock) -> None:
     def broken() -> None:
         raise ArithmeticError("planted")
 
     with pytest.raises(ArithmeticError, match="planted"):
-        clock.measure([broken])
+        any_clock.measure([broken])
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("preempted", "runs"), [((0, 0), 1), ((0, 1, 1, 1), 2), ((0, 1, 1, 2, 2, 2), 3), (tuple(range(99)), cpu.TRIES)]
+)
+def test_a_preempted_block_is_run_again(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, preempted: tuple[int, ...], runs: int
+) -> None:
+    assert isinstance(clock, CpuClock)
+    done: list[None] = []
+    counter = iter(preempted)
+    monkeypatch.setattr(machine, "preemptions", lambda: next(counter))
+    assert clock._block([lambda: done.append(None)], cold=False) > 0
+    assert len(done) == runs
 
 
 def test_the_clock_runs_on_one_core_with_one_thread(clock: Clock) -> None:

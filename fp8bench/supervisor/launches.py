@@ -124,10 +124,10 @@ class _Night:
     ) -> None:
         self.config, self.builds, self.cells, self.device, self.seed = config, builds, cells, device, seed
         equal = equal_backends(builds)
-        # One build against itself is an A/A night, and all of it is measured in every launch.
-        self.controls = set() if builds["baseline"] == builds["candidate"] else equal
         # torch compiles each case when it is bound; where both arms would run the same code, once is enough.
         self.shared = tuple(sorted(equal & {REFERENCE}))
+        # One build against itself is an A/A night: what is bound twice is then measured in every launch.
+        self.controls = set(self.shared) if builds["baseline"] == builds["candidate"] else equal
 
     def plan(self, launch: int, failed: set[str]) -> LaunchPlan:
         cells = [cell for cell in self.cells if cell.id not in failed]

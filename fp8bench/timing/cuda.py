@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -75,9 +76,12 @@ class CudaGraphClock(Clock):
             try:
                 for number in range(count):
                     results.append(calls[number % len(calls)]())
-            finally:
-                results.clear()
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # an invalid capture: the cause is on its way
+                    graph.capture_end()
+                raise
+            results.clear()
+            graph.capture_end()
         return graph
 
     def _replay(self, graphs: list[torch.cuda.CUDAGraph], order: list[int], cold: bool) -> list[float]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -64,6 +66,13 @@ def least_loaded_core() -> int:
     allowed = sorted(os.sched_getaffinity(0) & after.keys() & before.keys()) or sorted(os.sched_getaffinity(0))
     # The last core of equals: interrupts tend to be served by the first.
     return max(allowed, key=lambda core: (after.get(core, 0) - before.get(core, 0), core))
+
+
+def preemptions() -> int:
+    """How often the calling thread lost its core to another since it began; 0 where the system does not count."""
+    if sys.platform != "linux":
+        return 0
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def _cpuinfo(key: str) -> str:
