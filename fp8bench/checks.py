@@ -24,7 +24,7 @@ from .backends import Backend
 from .records import CheckResult, CheckStatus, Role
 from .spec import FP8_MAX, Case, Scheme
 
-LARGE = 1 << 20  # elements; larger cases get random input only, the rest with FEW_TOKENS
+LARGE = 1 << 18  # elements; larger cases get random input only, the rest with FEW_TOKENS
 FEW_TOKENS = 16
 OPTIONS_UP_TO = 1 << 15  # elements; options cost a compilation of their own, so small cases stand for all
 GUARD = 64  # elements behind each output

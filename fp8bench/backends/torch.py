@@ -79,7 +79,8 @@ def _inductor_options() -> dict[str, Any]:
     import torch._inductor.config as config
 
     wanted = {"deterministic": True, "max_autotune": False, "coordinate_descent_tuning": False}
-    return {name: value for name, value in wanted.items() if hasattr(config, name)}
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if hasattr(config, name)}
+    return {**options, "cpp.threads": torch.get_num_threads()}  # said aloud, so that caches tell them apart
 
 
 def _compiled(scheme: Scheme, name: str) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -104,7 +105,7 @@ class TorchBackend:
 
     def _run(self, scheme: Scheme, x: Tensor, scale_ub: Tensor | None) -> Callable[..., tuple[Tensor, Tensor]]:
         """Compiled once for an exact size and layout, however many buffer sets it is bound to."""
-        key = (scheme, x.dtype, x.shape, x.stride(), x.device, scale_ub is None)
+        key = (scheme, x.dtype, x.shape, x.stride(), x.device, scale_ub is None, torch.get_num_threads())
         if key not in self._runs:
             tokens, hidden = x.shape
             self._runs[key] = _compiled(scheme, f"quantize_{scheme.name.replace('-', '_')}_{tokens}x{hidden}")

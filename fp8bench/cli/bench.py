@@ -139,6 +139,10 @@ def _time(plan: Plan, jobs: Sequence[tuple[str, Case]], progress: Progress) -> d
 
 
 def _measure(plan: Plan, check: bool) -> Found:
+    import torch
+
+    if plan.device == "cpu":
+        torch.set_num_threads(1)  # as the clock does: what is compiled for the check is what is timed
     reasons = _support(plan)
     jobs = [job for job in _jobs(plan) if job not in reasons]
     with Reporter() as progress:
