@@ -78,7 +78,7 @@ def _quantize(name: str, x: Tensor, scale: Tensor | None, scale_ub: Tensor | Non
         scale = scales.copy_(scale)  # a static scheme reads its scales and writes none
     backend = own_backend(name)
     _require(backend, Case(scheme, tensors.DTYPE_NAMES[x.dtype], *x.shape), x.device.type)
-    with torch.cuda.device_of(x):  # kernels go to the current device
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # kernels go to the current device
         backend.bind(scheme, _rows(x), codes, scales, scale, scale_ub)()
     return codes, scales
 

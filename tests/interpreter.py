@@ -21,7 +21,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
-from fp8bench import checks, paths  # noqa: E402
+from fp8bench import GroupShape, QuantFP8, checks, paths, reference  # noqa: E402
 from fp8bench.backends import load  # noqa: E402
 from fp8bench.spec import Case  # noqa: E402
 
@@ -43,12 +43,32 @@ def casts(dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     return codes.numpy(), wide.view(torch.int32).numpy()
 
 
+def layer_agrees() -> list[bool]:
+    """Whether `QuantFP8.forward_triton` gives what the oracle does, for leading dimensions, options and no tokens."""
+    x = torch.randn(3, 2, 96, generator=torch.Generator().manual_seed(2)).bfloat16()
+    bound = torch.tensor(1.5)
+    found = []
+    for layer, rows, options in (
+        (QuantFP8(False, GroupShape(1, 32), column_major_scales=True), x, {}),
+        (QuantFP8(False, GroupShape.PER_TOKEN), x[..., 16:80], {"scale_ub": bound}),
+        (QuantFP8(False, GroupShape.PER_TENSOR), x[:, 0, :].t().contiguous().t(), {}),
+        (QuantFP8(True, GroupShape.PER_TENSOR), x, {"scale": torch.tensor([0.01])}),
+        (QuantFP8(False, GroupShape.PER_TOKEN), x[:0], {}),
+    ):
+        codes, scales = layer.forward_triton(rows, **options)
+        expected = reference.quantize(rows.reshape(-1, rows.shape[-1]), layer.scheme, **options)
+        same = torch.equal(codes.view(torch.uint8).reshape(expected[0].shape), expected[0])
+        found.append(same and codes.shape == rows.shape and torch.equal(scales, expected[1]))
+    return found
+
+
 def main(cases: Path, out: Path, arrays: Path) -> None:
     backend = load("triton", paths.BACKENDS.parent)
     results = {}
     for case in json.loads(cases.read_text()):
         result = checks.check(backend, Case.parse(case), "cpu", seed=11)
         results[case] = [result.status, result.detail]
+    results["layer"] = layer_agrees()
     found = {}
     for dtype in (torch.bfloat16, torch.float16):
         found[f"{dtype}-codes"], found[f"{dtype}-wide"] = casts(dtype)

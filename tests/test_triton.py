@@ -63,6 +63,10 @@ def test_interpreted_kernels_are_bit_exact(case: str, interpreted: tuple) -> Non
     assert interpreted[0][case] == ["ok", ""]
 
 
+def test_the_layer_runs_the_interpreted_kernels(interpreted: tuple) -> None:
+    assert interpreted[0]["layer"] == [True] * 5
+
+
 def test_large_cases_are_not_interpreted(interpreted: tuple) -> None:
     status, detail = interpreted[0][TOO_LARGE]
     assert status == "unsupported"
