@@ -72,4 +72,7 @@ def _attach(mail: EmailMessage, run_dir: Path, name: str) -> None:
     if not path.is_relative_to(run_dir.resolve()):
         raise DeliveryError(f"attachment {name!r} lies outside the run directory {run_dir}: it is not sent.")
     kind, _, subtype = (guess_type(name)[0] or "application/octet-stream").partition("/")
+    if kind == "text":
+        mail.add_attachment(path.read_text(encoding="utf-8"), subtype=subtype, filename=path.name)
+        return
     mail.add_attachment(path.read_bytes(), maintype=kind, subtype=subtype, filename=path.name)

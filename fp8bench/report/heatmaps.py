@@ -69,7 +69,7 @@ def build(night: Night) -> Heatmaps:
     for key, group in groups.items():
         family = told.get(key)
         verdict = wording.WORDS[family.verdict] if family else ""
-        effect = wording.effect_text(family.effect) if family else ""
+        effect = wording.effect_text(family.effect) if family and family.effect else ""
         maps[key[0]].append(_heatmap(key[1], key[2], group, night.verdicts.margin, verdict, effect))
     return Heatmaps(tuple(_backend(night, name, found) for name, found in maps.items() if found), _legend(night))
 

@@ -1,0 +1,192 @@
+"""The report: complete in every state, escaped, self-contained, small, and readable without JavaScript."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from nights import STATES, SUITES, make_night
+
+from fp8bench import records, report
+from fp8bench.errors import RunDirError
+from fp8bench.night import Night
+from fp8bench.records import Commit, Effect, Logged, Prepared, Verdict, Verdicts
+from fp8bench.report import SECTIONS, heatmaps
+
+VOID = {"meta", "link", "input", "br", "line", "circle", "img", "hr"}
+SELF_CLOSING = {"line", "circle"}
+
+
+class Page(HTMLParser):
+    """Text and structure of a page; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.ids: list[str] = []
+        self.feed(html)
+        self.close()
+        self.words = re.sub(r"\s+", " ", " ".join(self.text))
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        if attributes.get("id"):
+            self.ids.append(str(attributes["id"]))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in SELF_CLOSING
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module", params=[(suite, state) for suite in SUITES for state in STATES], ids="-".join)
+def rendered(request, tmp_path_factory):
+    suite, state = request.param
+    run_dir = make_night(tmp_path_factory.mktemp("night"), state, suite=suite)
+    html = report.render(run_dir)
+    return Night.read(run_dir), html, Page(html)
+
+
+def test_it_says_for_every_backend_what_was_found(rendered):
+    night, _, page = rendered
+    for entry in night.verdicts.backends:
+        assert re.sub(r"\s+", " ", entry.sentence) in page.words
+    for facts in night.facts:
+        assert facts.cell.id in page.words
+
+
+def test_it_is_well_formed_and_its_links_lead_somewhere(rendered):
+    _, _, page = rendered
+    assert len(page.ids) == len(set(page.ids))
+    anchors = [str(attrs["href"])[1:] for tag, attrs in page.tags if tag == "a" and str(attrs["href"]).startswith("#")]
+    assert len(anchors) >= len(SECTIONS) - 1  # links are left out before the night is logged
+    assert set(anchors) <= set(page.ids)
+
+
+def test_it_is_self_contained(rendered):
+    _, html, page = rendered
+    assert not [attrs for tag, attrs in page.tags if tag in ("link", "img", "iframe") or attrs.get("src")]
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_what_commits_say_stays_text(rendered):
+    night, html, page = rendered
+    assert "<script>alert(1)" not in html
+    assert "<b>twice" not in html
+    assert "hunter2" not in html
+    if night.prepared.suspects:
+        assert "Unroll <b>twice</b> & drop the vector path" in page.words
+
+
+def test_every_accusation_names_suspects_and_a_command(rendered):
+    night, _, page = rendered
+    for cause in night.verdicts.causes:
+        assert f"cause-{cause.id}" in page.ids
+        assert night.reproduction(cause) in page.words
+        assert night.commit(cause.suspects[0]).subject in page.words
+
+
+def test_heatmaps_show_every_cell_once(rendered):
+    night, _, page = rendered
+    fields = [attrs for tag, attrs in page.tags if tag == "td" and str(attrs.get("class")).startswith("h ")]
+    assert len(fields) == len(night.facts)
+    assert all(attrs["title"] for attrs in fields)
+
+
+def test_a_reference_night_is_small_and_quick(tmp_path):
+    run_dir = make_night(tmp_path, "invalid", suite="reference")
+    started = time.process_time()
+    html = report.render(run_dir)
+    assert len(html.encode()) < 1_500_000
+    assert time.process_time() - started < 3
+
+
+def test_each_hard_verdict_has_a_fill_of_its_own():
+    css = (report.templating.paths.TEMPLATES / "report" / "style.css").read_text()
+    kinds = [*heatmaps.SHORT, Verdict.UNRESOLVED, Verdict.CONTROL]
+    for kind in kinds:
+        assert f".h.{kind.lower()}" in css
+    for step in ("s1", "s2", "s3", "f1", "f2", "f3", "z", "hit"):
+        assert f".h.{step}" in css
+
+
+@pytest.mark.parametrize(
+    ("effect", "style"),
+    [(0.0, "z"), (0.003, "z"), (0.0031, "s1"), (0.01, "s2"), (0.04, "s3"), (-0.0031, "f1"), (-0.04, "f3")],
+)
+def test_colour_steps_count_in_margins(effect, style):
+    assert heatmaps.shade(effect, 0.003) == style
+
+
+def test_links_and_notes_appear_when_there_are_any(tmp_path):
+    run_dir = make_night(tmp_path, "regressed")
+    assert 'id="links"' not in report.render(run_dir)
+    prepared = records.read(Prepared, run_dir / "prepare.json")
+    noted = prepared.model_copy(update={"notes": ("The worktree has <uncommitted> changes.",)})
+    records.write(noted, run_dir / "prepare.json")
+    links = {"cpu": "https://mlflow.example.org/#/runs/1?a=1&b=2"}
+    records.write(
+        Logged(tracking_uri="sqlite:///x", experiment_id="1", runs={"cpu": "1"}, links=links), run_dir / "mlflow.json"
+    )
+    html = report.render(run_dir)
+    assert 'href="https://mlflow.example.org/#/runs/1?a=1&amp;b=2"' in html
+    assert "The worktree has &lt;uncommitted&gt; changes." in html
+
+
+def test_hostile_commits_paths_and_logs_cannot_break_out(tmp_path):
+    run_dir = make_night(tmp_path, "not_built")
+    hostile = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    for name in ("prepare.json", "build.json", "check.json", "verdicts.json"):
+        content = json.loads((run_dir / name).read_text())
+        (run_dir / name).write_text(json.dumps(_poison(content, hostile)))
+    html = report.render(run_dir)
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    Page(html)
+
+
+def _poison(value, hostile, key=""):
+    """Every free text of a record made hostile."""
+    free = {"subject", "author", "error", "log", "detail", "reason", "sentence", "suite", "note", "host", "device_name"}
+    if isinstance(value, dict):
+        return {name: _poison(entry, hostile, name) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [
+            hostile if key == "files" and isinstance(entry, str) else _poison(entry, hostile, key) for entry in value
+        ]
+    return hostile if key in free and isinstance(value, str) else value
+
+
+def test_a_family_that_moved_without_a_cell_is_told(tmp_path):
+    run_dir = make_night(tmp_path, "regressed")
+    verdicts = records.read(Verdicts, run_dir / "verdicts.json")
+    effect = Effect(value=0.02, lower=0.015, upper=0.025, p_value=1e-4, launches=6)
+    cause = verdicts.causes[0].model_copy(update={"cells": (), "worst_cell": "", "worst": effect, "suspects": ()})
+    records.write(verdicts.model_copy(update={"causes": (cause,)}), run_dir / "verdicts.json")
+    words = Page(report.render(run_dir)).words
+    assert "worst +2.0% [1.5, 2.5] in the geometric mean of a family" in words
+    assert "no commit between baseline and candidate touches the kernels" in words
+
+
+def test_an_unknown_commit_is_shown_by_its_hash(tmp_path):
+    night = Night.read(make_night(tmp_path, "clean"))
+    assert night.commit("f" * 40) == Commit(sha="f" * 40)
+
+
+def test_a_night_that_was_not_judged_is_a_sentence(tmp_path):
+    with pytest.raises(RunDirError, match="run the stage that writes it first"):
+        report.render(make_night(tmp_path, until="time"))
