@@ -36,7 +36,7 @@ def check_builds(
     only where no worker can be started. The results are in the order of the roles and the jobs.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    note = counted(progress, len(jobs) * len(set(builds.values())))
+    note = counted(progress, "check", len(jobs) * len(set(builds.values())))
     checked: dict[Path, dict[tuple[str, str], CheckResult]] = {}
     for role, build in builds.items():
         if build not in checked:

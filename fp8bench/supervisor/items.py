@@ -85,12 +85,12 @@ def run_all(
     return outcome
 
 
-def counted(progress: Progress, total: int, done: int = 0) -> Callable[[str], None]:
-    """Tells `progress` of each item, counting from `done`."""
+def counted(progress: Progress, what: str, total: int, done: int = 0) -> Callable[[str], None]:
+    """A function to be told of each item, which tells `progress` how many there were, counting from `done`."""
 
-    def note(item: str) -> None:
+    def note(_: str) -> None:
         nonlocal done
         done += 1
-        progress(item, done, total)
+        progress(what, done, total)
 
     return note

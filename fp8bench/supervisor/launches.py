@@ -129,9 +129,12 @@ class _Night:
         # One build against itself is an A/A night: what is bound twice is then measured in every launch.
         self.controls = set(self.shared) if builds["baseline"] == builds["candidate"] else equal
 
-    def plan(self, launch: int, failed: set[str]) -> LaunchPlan:
-        cells = [cell for cell in self.cells if cell.id not in failed]
-        return plan_launch(cells, self.controls, launch, self.seed, self.config.timing.control_launches)
+    def plan(self, launch: int) -> LaunchPlan:
+        return plan_launch(self.cells, self.controls, launch, self.seed, self.config.timing.control_launches)
+
+    def planned(self, launches: int) -> int:
+        """How many cells the first `launches` launches time together, if nothing fails."""
+        return sum(len(self.plan(number).cells) for number in range(launches))
 
     def request(self, plan: LaunchPlan, cells: Sequence[str]) -> TimeRequest:
         timing = self.config.timing
@@ -151,12 +154,13 @@ class _Night:
         self, number: int, failed: set[str], env: Mapping[str, str], log: Path, note: Callable[[str], None]
     ) -> _Launch:
         """Run one launch; what dies in it is one of its failures."""
-        plan, begin = self.plan(number, failed), time.monotonic()
+        plan, begin = self.plan(number), time.monotonic()
+        cells = [cell for cell in plan.cells if cell not in failed]
 
         def start(items: Sequence[str]) -> Worker:
             return Worker.for_config(self.config, self.request(plan, items), env, log)
 
-        outcome = run_all(plan.cells, start, lambda item: Cell.parse(item).backend, note)
+        outcome = run_all(cells, start, lambda item: Cell.parse(item).backend, note)
         rows = [
             (cell, quad, position, ROLES[arm], calls, seconds)
             for cell, blocks in outcome.done.items()
@@ -191,22 +195,23 @@ def time_cells(
     log_dir.mkdir(parents=True, exist_ok=True)
     night = _Night(config, builds, cells, device, seed)
     env = worker_environment(device, config.home / "cache", gpu_index)
+    total = night.planned(config.timing.launches)
     launches: list[_Launch] = []
-    failed: set[str] = set()
-    numbers = range(config.timing.launches)
-    total = sum(len(night.plan(number, set()).cells) for number in numbers)
-    for number in numbers:
+    for number in range(config.timing.launches):
         path = launch_file(samples_dir, number)
         if path.is_file():
-            launch = _Launch.read(number, path)
-        else:
-            done = sum(len(night.plan(earlier, set()).cells) for earlier in range(number))
-            log = log_dir / f"time-{shard}-{number:03}.log"
-            launch = night.launch(number, failed, env, log, counted(progress, total, done))
-            launch.write(path)
-        failed |= {failure.cell for failure in launch.failures}
-        launches.append(launch)
-    progress("", total, total)
+            launches.append(_Launch.read(number, path))
+            continue
+        failed = {failure.cell for launch in launches for failure in launch.failures}
+        log = log_dir / f"time-{shard}-{number:03}.log"
+        note = counted(progress, "time", total, night.planned(number))
+        launches.append(night.launch(number, failed, env, log, note))
+        launches[-1].write(path)
+    progress("time", total, total)
+    return _report(shard, launches)
+
+
+def _report(shard: int, launches: Sequence[_Launch]) -> TimingReport:
     return TimingReport(
         shard=shard,
         launches=len(launches),

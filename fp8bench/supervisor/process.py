@@ -46,8 +46,8 @@ def worker_environment(
     if (paths.CHECKOUT / "pyproject.toml").is_file():  # not installed: the worker imports the same checkout
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.CHECKOUT), env.get("PYTHONPATH", "")]))
     if cache_dir is not None:
-        env["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir / "inductor")
-        env["TRITON_CACHE_DIR"] = str(cache_dir / "triton")
+        env["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir.resolve() / "inductor")
+        env["TRITON_CACHE_DIR"] = str(cache_dir.resolve() / "triton")
     if device == "cpu":
         env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     elif gpu_index is not None:
