@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Literal
 
 from .backends import REFERENCE
 from .records import CellVerdict, CheckReport, CheckResult, Verdicts
 from .spec import CANDIDATE, Cell
-from .stats import geometric_mean
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Metric:
     charted: bool = False
 
     def show(self, value: float | None) -> str:
-        return "–" if value is None else self.pattern.format(value)
+        if value is None:
+            return "–"
+        return self.pattern.format(value) if value else "0"
 
 
 def _ratio(facts: CellFacts) -> float | None:
@@ -111,7 +113,8 @@ def _of_candidate(checks: CheckReport | None) -> list[CheckResult]:
 
 def geomean(values: Iterable[float | None]) -> float | None:
     """Geometric mean of the values that are there; None when there is none."""
-    return geometric_mean(value for value in values if value)
+    present = [value for value in values if value]
+    return geometric_mean(present) if present else None
 
 
 def worst(values: Iterable[float | None]) -> float | None:
