@@ -15,6 +15,7 @@ from .clock import BLOCK_S, WARMUP_S, Call, Clock, quiet_gc
 
 PROBE_CALLS = 6  # of the first capture, which tells how long a call takes and is thrown away
 PROBE_REPLAYS = 3
+EVENT_RESOLUTION_S = 0.5e-6
 FLUSH_BYTES = 512 << 20
 RAMP_UP_S = 0.3  # an idle GPU needs this long to reach its clocks
 
@@ -71,7 +72,8 @@ class CudaGraphClock(Clock):
         graph = torch.cuda.CUDAGraph()
         # Results that a callable allocates live until its set comes round again, so that they rotate as well.
         results: deque[object] = deque(maxlen=len(calls))
-        with torch.cuda.stream(self._stream):
+        # Collecting garbage may free device resources, which would break a capture.
+        with quiet_gc(), torch.cuda.stream(self._stream):
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 for number in range(count):
@@ -112,7 +114,8 @@ class CudaGraphClock(Clock):
         graphs = [self._capture(arm, PROBE_CALLS) for arm in arms]
         order = list(range(len(arms))) * PROBE_REPLAYS
         seconds = self._replay(graphs, order, cold)
-        return max(min(seconds[arm :: len(arms)]) for arm in range(len(arms))) / PROBE_CALLS
+        slowest = max(min(seconds[arm :: len(arms)]) for arm in range(len(arms)))
+        return max(slowest, EVENT_RESOLUTION_S) / PROBE_CALLS
 
     def _time(self, arms: list[Sequence[Call]], order: list[int], cold: bool) -> tuple[int, list[float]]:
         self._call_once(arms)
