@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -24,7 +25,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from os import cpu_count
 from pathlib import Path
 
 from . import config as settings
@@ -187,7 +187,10 @@ def _attempt_all(tree: Path, config: Config, wanted: Sequence[str]) -> list[_Att
     names = [name for name in NAMES if name in wanted or name not in libraries.NATIVE]
     if set(names) & set(libraries.NATIVE):
         find_cxx()  # without it nothing can be compiled, and that is no fault of the commit
-    with ThreadPoolExecutor(config.build.jobs or cpu_count() or 1) as compilers, ThreadPoolExecutor() as waiting:
+    with (
+        ThreadPoolExecutor(config.build.jobs or len(os.sched_getaffinity(0))) as compilers,
+        ThreadPoolExecutor() as waiting,
+    ):
         return list(waiting.map(lambda name: _attempt(name, tree, config, compilers), names))
 
 

@@ -135,19 +135,21 @@ def _known(nvcc: Nvcc, architectures: Sequence[str]) -> tuple[str, ...]:
 
 def _flags_of(file: Path) -> tuple[str, ...]:
     """Flags of `compile_flags.txt`, one a line; optimised C++17 where a commit has no such file."""
-    return tuple(file.read_text().split("\n")[:-1]) if file.is_file() else ("-std=c++17", "-O3")
+    return (
+        tuple(filter(None, map(str.strip, file.read_text().splitlines()))) if file.is_file() else ("-std=c++17", "-O3")
+    )
 
 
 def _nvcc_command(nvcc: Nvcc, cxx: Compiler, architectures: Sequence[str]) -> tuple[str, ...]:
     host = ",".join(_HOST_FLAGS)
     targets = [f"-gencode=arch=compute_{entry},code=sm_{entry}" for entry in architectures]
-    return (str(nvcc.path), f"-ccbin={cxx.command[-1]}", *targets, f"-Xcompiler={host}", "-Xptxas=-v")
+    return (str(nvcc.path), f"-ccbin={cxx.program}", *targets, f"-Xcompiler={host}", "-Xptxas=-v")
 
 
 def _nvcc_link(nvcc: Nvcc, cxx: Compiler) -> tuple[tuple[str, ...], tuple[str, ...]]:
     search = (f"-L{nvcc.library_dir}",) if nvcc.library_dir else ()
     options = tuple(f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in _LINK_FLAGS)
-    return (str(nvcc.path), f"-ccbin={cxx.command[-1]}", "-shared", "-cudart=static", *options), search
+    return (str(nvcc.path), f"-ccbin={cxx.program}", "-shared", "-cudart=static", *options), search
 
 
 def _compile(plan: Plan, objects: Path, pool: Executor) -> str:

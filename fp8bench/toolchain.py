@@ -29,6 +29,11 @@ class Compiler:
     command: tuple[str, ...]  # $CXX may hold a launcher and options
     version: str  # the first line that it prints about itself
 
+    @property
+    def program(self) -> str:
+        """The compiler itself, without launcher and options."""
+        return [word for word in self.command if not word.startswith("-")][-1]
+
 
 @dataclass(frozen=True)
 class Nvcc:
