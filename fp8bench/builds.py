@@ -19,6 +19,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,8 @@ from .toolchain import find_cxx
 _BACKENDS = "fp8bench/backends"
 _GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")  # of the NVIDIA driver: Linux, and Windows' Linux
 _HASH_LETTERS = 16
+# Backends are attempted in threads, and CPython 3.11's `ast.parse` fails when two run at once (python/cpython#106905).
+_PARSER = threading.Lock()
 
 
 class Manifest(Document):
@@ -139,7 +142,8 @@ def _source_identity(backends: Path, name: str) -> str:
         module = waiting.pop()
         if module in seen or not (file := backends / f"{module}.py").is_file():
             continue
-        code = ast.parse(file.read_bytes())
+        with _PARSER:
+            code = ast.parse(file.read_bytes())
         seen[module] = ast.dump(code)
         relative = (node for node in ast.walk(code) if isinstance(node, ast.ImportFrom) and node.level == 1)
         for node in relative:
