@@ -107,9 +107,3 @@ def relative_spread(samples: pd.DataFrame, role: str) -> pd.Series[float]:
         return pd.Series(dtype=float)
     spread: pd.Series[float] = (quartiles[0.75] - quartiles[0.25]) / quartiles[0.5]
     return spread
-
-
-def geometric_mean(ratios: Iterable[float]) -> float | None:
-    """Geometric mean of positive ratios; None of none."""
-    values = np.asarray(list(ratios), dtype=float)
-    return float(np.exp(np.log(values).mean())) if len(values) else None

@@ -40,6 +40,7 @@ from .records import (
     Verdicts,
 )
 from .spec import BASELINE, CANDIDATE, Cell
+from .speedups import geomean_speedup
 
 BROKEN = (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT)
 TOLD = (*BROKEN, Verdict.REGRESSED)  # what a cause, and so a mail, is about
@@ -426,21 +427,19 @@ def _speedups(cells: Sequence[CellVerdict]) -> list[Speedup]:
 
 def _speedup(key: _Key, members: Sequence[CellVerdict], times: Mapping[str, CellVerdict]) -> Speedup:
     """Sizes that lack a time on either side count as missing: never as 0, never as infinitely fast."""
-    references = [times.get(f"{REFERENCE}/{m.cell.partition('/')[2]}") for m in members]
-    pairs = [(r, m) for r, m in zip(references, members, strict=True) if r and r.candidate_us and m.candidate_us]
-    baseline = stats.geometric_mean(r.baseline_us / m.baseline_us for r, m in pairs if r.baseline_us and m.baseline_us)
-    candidate = stats.geometric_mean(
-        r.candidate_us / m.candidate_us for r, m in pairs if r.candidate_us and m.candidate_us
-    )
+    references = [times.get(f"{REFERENCE}/{cell.cell.partition('/')[2]}") for cell in members]
+    pairs = list(zip(references, members, strict=True))
+    baseline = geomean_speedup((theirs.baseline_us if theirs else None, ours.baseline_us) for theirs, ours in pairs)
+    candidate = geomean_speedup((theirs.candidate_us if theirs else None, ours.candidate_us) for theirs, ours in pairs)
     backend, family, regime = key
     return Speedup(
         backend=backend,
         family=family,
         regime=regime,
-        baseline=baseline,
-        candidate=candidate,
-        counted=len(pairs),
-        missing=len(members) - len(pairs),
+        baseline=baseline.value,
+        candidate=candidate.value,
+        counted=candidate.counted,
+        missing=candidate.missing,
     )
 
 

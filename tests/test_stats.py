@@ -117,8 +117,3 @@ def test_times_are_medians_of_launches() -> None:
     assert times["candidate"] == pytest.approx(1e-6 * np.exp(0.1))
     assert stats.relative_spread(samples, "baseline")["a"] == pytest.approx(0.0)
     assert stats.relative_spread(blocks({"a": [0.0] * 9}, noise=0.01), "candidate")["a"] == pytest.approx(0.0135, 0.2)
-
-
-def test_geometric_mean() -> None:
-    assert stats.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
-    assert stats.geometric_mean([]) is None
