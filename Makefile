@@ -13,12 +13,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= auto
 
-.PHONY: help setup nightly test lint lock clean
+.PHONY: help setup nightly ui test lint lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup     environment in .venv, from requirements.lock"
 	@echo "make nightly   a whole night through an embedded Airflow; CANDIDATE= BASELINE= SUITE= REPO= choose"
+	@echo "make ui        Airflow and MLflow in the browser, until Ctrl-C"
 	@echo "make test      lint, types, layering contracts, all tests"
 	@echo "make lint      the first three of these"
 	@echo "make lock      requirements.lock from pyproject.toml"
@@ -32,6 +33,9 @@ $(READY): requirements.lock pyproject.toml ci/setup ci/pip-settings.sh
 
 nightly: $(READY)
 	@$(BIN)/python ci/nightly.py
+
+ui: $(READY)
+	@$(BIN)/python ci/nightly.py --ui
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ they go, prints the verdict and where everything lies, stops what it started, an
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -42,6 +42,7 @@ from fp8bench.errors import Fp8BenchError  # noqa: E402
 DAG = "fp8bench_nightly"
 TASKS = ("prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate")
 PARAMS = ("repo", "candidate", "baseline", "suite")
+MLFLOW_PORT = 5000  # links in report and mail lead there
 TRIGGER_SECONDS = 120  # a fresh database refuses triggers for a while
 STYLES = {"success": "green", "running": "cyan", "failed": "red", "upstream_failed": "dim", "up_for_retry": "yellow"}
 EXIT_ERROR, EXIT_INTERRUPTED = 4, 130
@@ -188,10 +189,12 @@ def gpus() -> int:
 
 
 def settle(settings: config.Config) -> None:
-    """Environment that the tasks inherit: absolute paths, no schedule, short pauses before a retry."""
+    """Environment that the tasks inherit: an absolute home, no schedule, short pauses before a retry, links."""
     os.environ["FP8BENCH_HOME"] = str(settings.home.resolve())
     os.environ["FP8BENCH_AIRFLOW__SCHEDULE"] = ""  # this Airflow runs one night, and only when asked
     os.environ.setdefault("FP8BENCH_AIRFLOW__RETRY_DELAY_S", "5")
+    if not settings.mlflow.ui_url and not settings.mlflow.tracking_uri:
+        os.environ["FP8BENCH_MLFLOW__UI_URL"] = f"http://127.0.0.1:{MLFLOW_PORT}"  # where --ui serves it
 
 
 def make_pool(airflow: EmbeddedAirflow, name: str, slots: int) -> None:
@@ -270,7 +273,7 @@ def night_code(run_dir: Path, failed: list[TaskState]) -> int:
         return EXIT_ERROR
     command = [sys.executable, "-m", "fp8bench", "stage", "gate", "--run-dir", str(run_dir)]
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
+    return subprocess.run(command, capture_output=True, env=environment, check=False).returncode
 
 
 def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
@@ -316,15 +319,26 @@ def serve(settings: config.Config, console: Console) -> int:
     """Keep the user interfaces up until somebody ends this process."""
     with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags") as airflow:
         console.print(f"Airflow   {airflow.url}", highlight=False)
-        if importlib.util.find_spec("mlflow.server.fastapi_app") is not None:
-            port = free_port(5000)
+        if _has_mlflow_server():
+            port = free_port(MLFLOW_PORT)
             where = ("--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1", "--port", str(port))
             airflow.start("mlflow", "-m", "mlflow", "server", *where, "--workers", "1")
-            console.print(f"MLflow    http://127.0.0.1:{port}", highlight=False)
+            console.print(f"MLflow    http://127.0.0.1:{port} (in 10 seconds or so)", highlight=False)
+            if port != MLFLOW_PORT:
+                console.print(f"          Port {MLFLOW_PORT} is taken: links in reports lead there.", style="yellow")
         console.print("Ctrl-C ends both.", style="dim")
         while True:
             airflow.check_alive()
             time.sleep(1)
+
+
+def _has_mlflow_server() -> bool:
+    """The server is in the package mlflow; mlflow-skinny, which is enough for a night, lacks it."""
+    try:
+        importlib.metadata.version("mlflow")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @contextmanager
