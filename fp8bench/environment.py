@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__
 from .config import Config
-from .errors import UsageError, WorkerError
+from .errors import ToolchainError, UsageError, WorkerError
 from .protocol import Device, EnvironmentRequest
 from .records import Environment
 from .supervisor.process import Death, Worker, worker_environment
+from .toolchain import find_cxx, find_nvcc
 
 _TIMEOUT_S = 300.0  # a first import of torch from a cold disk is slow
 _DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
@@ -53,6 +55,16 @@ def resolve_device(config: Config) -> Device:
     )
 
 
+def _compilers() -> dict[str, str]:
+    """Versions of the compilers that this machine has: kernels and Inductor's CPU code depend on them."""
+    versions = {}
+    with suppress(ToolchainError):
+        versions["c++"] = find_cxx().version
+    with suppress(ToolchainError):
+        versions["nvcc"] = find_nvcc().version
+    return versions
+
+
 def read_environment(device: Device, python: str, gpu_index: int | None = None) -> Environment:
     """The machine as the workers of `python` see it.
 
@@ -62,4 +74,5 @@ def read_environment(device: Device, python: str, gpu_index: int | None = None) 
     if description is None:
         raise UsageError(f"device 'cuda' was asked for, but the workers' interpreter {python} sees no CUDA GPU.")
     environment = Environment.model_validate(description)
-    return environment.model_copy(update={"versions": environment.versions | {"fp8bench": __version__}})
+    versions = environment.versions | _compilers() | {"fp8bench": __version__}
+    return environment.model_copy(update={"versions": versions})

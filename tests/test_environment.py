@@ -29,6 +29,7 @@ def test_a_real_worker_describes_this_machine() -> None:
     assert machine.l2_bytes > 0
     assert machine.versions["torch"] == metadata.version("torch")
     assert machine.versions["fp8bench"] == __version__
+    assert {"python", "c++"} <= set(machine.versions)
     assert read_environment("cpu", sys.executable) == machine
 
 
