@@ -61,16 +61,22 @@ GLOSSARY = {
 def percent(log_ratio: float, digits: int | None = None) -> str:
     """A log-ratio as a signed percentage: two decimals below 1%, else one."""
     value = 100 * math.expm1(log_ratio)
-    digits = (2 if abs(value) < 1 else 1) if digits is None else digits
-    text = f"{value:+.{digits}f}"
-    return (text.replace("-", "+") if float(text) == 0 else text) + "%"
+    return f"{_rounded(value, _digits(value) if digits is None else digits, '+')}%"
 
 
 def interval(effect: Effect) -> str:
     """`[3.2, 5.0]`: the interval of an effect in percent, with as many decimals as the effect itself."""
-    digits = 2 if abs(100 * math.expm1(effect.value)) < 1 else 1
-    lower, upper = (100 * math.expm1(bound) + 0.0 for bound in (effect.lower, effect.upper))
-    return f"[{lower:.{digits}f}, {upper:.{digits}f}]"
+    digits = _digits(100 * math.expm1(effect.value))
+    return f"[{_rounded(100 * math.expm1(effect.lower), digits)}, {_rounded(100 * math.expm1(effect.upper), digits)}]"
+
+
+def _digits(value: float) -> int:
+    return 2 if abs(value) < 1 else 1
+
+
+def _rounded(value: float, digits: int, sign: str = "-") -> str:
+    """`value` with `digits` decimals and no negative zero."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
 
 def effect_text(effect: Effect | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import wording
 from ..night import Night
+from ..records import Verdict
 from . import causes, cells, environment, heatmaps, numerics, speedups, trust
 from .templating import template
 from .tones import Badge, badge, night_badge
@@ -76,7 +77,7 @@ def _header(night: Night) -> Header:
         device=wording.short_device(prepared.environment.device_name),
         lead=_lead(night),
         lines=tuple(Line(badge(entry.verdict), entry.sentence) for entry in night.verdicts.backends),
-        notes=prepared.notes,
+        notes=(*_why_invalid(night), *prepared.notes),
     )
 
 
@@ -85,3 +86,9 @@ def _lead(night: Night) -> str:
     if prepared.first_night:
         return f"First night: commit {prepared.candidate.short} was measured against itself."
     return f"Candidate {prepared.candidate.short} against baseline {prepared.baseline.short}."
+
+
+def _why_invalid(night: Night) -> tuple[str, ...]:
+    """The night's own sentence where it is invalid and no line of a backend says so."""
+    told = any(entry.verdict is Verdict.INVALID for entry in night.verdicts.backends)
+    return (night.verdicts.sentence,) if night.verdicts.verdict is Verdict.INVALID and not told else ()

@@ -96,6 +96,6 @@ def _range(states: list[DeviceState]) -> str:
     load = max((state.load for state in states if state.load is not None), default=None)
     ends = list(dict.fromkeys(f"{clock:.0f}" for clock in (min(clocks), max(clocks)))) if clocks else []
     parts = [f"{'–'.join(ends)} MHz"] if ends else []
-    parts += [f"{hottest:.0f} °C"] if hottest is not None else []
+    parts += [f"{hottest:.0f}\N{NO-BREAK SPACE}°C"] if hottest is not None else []
     parts += [f"load {load:.1f}"] if load is not None and not clocks else []
     return ", ".join(parts) or "not readable"
