@@ -11,15 +11,17 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from threading import Thread
 
 from . import __version__, builds, environment, git, paths, records, suite, supervisor, verdicts
 from . import config as configuration
 from .config import Config
-from .errors import RunDirError, UsageError
+from .errors import Fp8BenchError, RunDirError, UsageError
 from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
 from .rundir import RunDir
 from .spec import Case, Cell
@@ -84,9 +86,9 @@ def run_stage(
             run.create()
         elif not run.prepare.is_file():
             raise RunDirError(f"{run.path} holds no prepared night: run `fp8bench stage prepare` on it first.")
-        shard = "" if options.shard is None else f"-{options.shard}"
-        with run.locked(f"{name}{shard}"):
-            settings = config if name == "prepare" else frozen_config(run, config)
+        settings = config if name == "prepare" else frozen_config(run, config)
+        # Shards are timed side by side, so each of them takes a lock of its own.
+        with nullcontext() if name == "time" else run.locked(name):
             return STAGES[name](_Night(run, settings, options, progress)) or 0
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
@@ -117,16 +119,20 @@ def frozen_config(run: RunDir, live: Config) -> Config:
 def _prepare(night: _Night) -> None:
     request = night.options.request
     if night.run.is_done("prepare"):
-        _refuse_another(night.run, request)
+        _refuse_another(night.run, request, night.config.device)
         return
     prepared = _decide(night.config, request)
     records.write_bytes(night.config.frozen_json().encode() + b"\n", night.run.config)
     records.write(prepared, night.run.prepare)
 
 
-def _refuse_another(run: RunDir, request: Request) -> None:
+def _refuse_another(run: RunDir, request: Request, device: str) -> None:
     """A night is resumed with the arguments it was started with, or with none."""
-    asked = run.prepared().requested
+    prepared = run.prepared()
+    if device not in ("auto", prepared.environment.device):
+        used = prepared.environment.device
+        raise UsageError(f"{run.path} measures on device {used}, not {device}: give another --run-dir.")
+    asked = prepared.requested
     for key, value in _public(request).items():
         if asked.get(key) != value:
             told = f"was started with --{key} {asked[key]}" if key in asked else f"was started without --{key}"
@@ -281,11 +287,42 @@ def _time(night: _Night) -> None:
         raise UsageError(f"shard {wanted}: this night has shards 0 to {shards - 1}.")
     chosen = range(shards) if wanted is None else [wanted]
     todo = [shard for shard in chosen if not night.run.is_done("time", shard)]
-    with ThreadPoolExecutor(max(len(todo), 1)) as pool:  # a shard is processes on a GPU of its own: threads wait
-        list(pool.map(lambda shard: _time_shard(night, shard), todo))
+    _side_by_side([partial(_time_shard, night, shard) for shard in todo])
+
+
+def _side_by_side(calls: Sequence[Callable[[], None]]) -> None:
+    """Make the calls at the same time and raise the first error. They wait for processes, so threads do.
+
+    The threads are daemons: an interrupted night ends at once, and its workers die with it.
+    """
+    if len(calls) < 2:
+        for call in calls:
+            call()
+        return
+    errors: list[Exception] = []
+
+    def guarded(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except (Fp8BenchError, OSError) as error:
+            errors.append(error)
+
+    threads = [Thread(target=guarded, args=(call,), daemon=True) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _time_shard(night: _Night, shard: int) -> None:
+    with night.run.locked(f"time-{shard}"):
+        if not night.run.is_done("time", shard):
+            _write_times(night, shard)
+
+
+def _write_times(night: _Night, shard: int) -> None:
     prepared, built = night.run.prepared(), night.run.built()
     cells = timeable(prepared.shards[shard], night.run.checked())
     report = TimingReport(shard=shard, launches=0)

@@ -144,6 +144,12 @@ def test_a_night_does_not_change_its_mind(
     assert stages.run_stage("prepare", tmp_path / "night", settings) == 0
 
 
+def test_a_night_does_not_change_its_device(tmp_path: Path, settings: Config) -> None:
+    make_night(tmp_path / "night", until="prepare", config=settings)
+    with pytest.raises(UsageError, match="measures on device cpu, not cuda: give another --run-dir"):
+        stages.run_stage("prepare", tmp_path / "night", Config(home=tmp_path, device="cuda"))
+
+
 def test_settings_are_frozen_without_secrets_and_delivery_follows_now(tmp_path: Path) -> None:
     then = Config(home=tmp_path, timing=TimingSettings(launches=7), mail=MailSettings(host="old", port=2525))
     make_night(tmp_path / "night", until="prepare", config=then)
