@@ -368,8 +368,9 @@ def main(argv: list[str] | None = None) -> int:
             settings = config.load()
             settle(settings)
             params = {name: value for name in PARAMS if (value := getattr(args, name))}
-            if "repo" in params and Path(params["repo"]).is_dir():
-                params["repo"] = str(Path(params["repo"]).resolve())  # tasks run in another directory
+            for name in ("repo", "suite"):  # paths are meant from here, and tasks run elsewhere
+                if (path := Path(params.get(name, ""))).name and path.exists():
+                    params[name] = str(path.resolve())
             return serve(settings, console) if args.ui else run_night(settings, params, console)
     except Fp8BenchError as error:
         print(f"nightly: {error}", file=sys.stderr)
