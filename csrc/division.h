@@ -10,14 +10,6 @@
 
 namespace fp8bench {
 
-FP8BENCH_INLINE float fused_multiply_add(float a, float b, float c) {
-#ifdef __CUDA_ARCH__
-  return __fmaf_rn(a, b, c);
-#else
-  return __builtin_fmaf(a, b, c);
-#endif
-}
-
 // 1 / value rounded to nearest, for 2^-125 <= value < 2^125.
 FP8BENCH_INLINE float reciprocal_of(float value) {
 #ifdef __CUDA_ARCH__
@@ -31,7 +23,7 @@ FP8BENCH_INLINE float reciprocal_of(float value) {
 
 FP8BENCH_INLINE float corrected_quotient(float quotient, float x, float scale, float reciprocal) {
   const float excess = fused_multiply_add(quotient, scale, -x); // this sign keeps that of a zero
-  return fused_multiply_add(-excess, reciprocal, quotient);
+  return fused_multiply_add(excess, -reciprocal, quotient); // not -excess: compilers turn that into another zero
 }
 
 // By a finite computed scale, at least 2^-18, that no element exceeds 448 times: nothing overflows.
@@ -43,25 +35,24 @@ struct DivisionByOwnScale {
   FP8BENCH_MEMBER float operator()(float x) const { return corrected_quotient(x * reciprocal, x, scale, reciprocal); }
 };
 
-// By any float. Scale and element are first multiplied by the power of two that brings the scale to [1, 2).
+// By any float. Scale and element are first multiplied by the power of two, with the scale's sign, that brings the
+// scale to [1, 2).
 struct DivisionByAnyScale {
   float mantissa, reciprocal;
-  float power, other_power; // a power of two as two factors, as one may be no float
+  float power, other_power; // two factors, as the power of two itself may be no float
 
   FP8BENCH_MEMBER explicit DivisionByAnyScale(float divisor) {
     const bool subnormal = (bits_of(divisor) & kMagnitude) < 0x00800000;
     const uint32_t bits = bits_of(subnormal ? divisor * 0x1p64f : divisor);
-    const int32_t exponent = static_cast<int32_t>(bits >> 23 & 0xFF) - 127 - (subnormal ? 64 : 0);
+    const uint32_t sign = bits & 0x80000000, magnitude = bits & kMagnitude;
+    const int32_t exponent = static_cast<int32_t>(magnitude >> 23) - 127 - (subnormal ? 64 : 0);
     const int32_t half = -exponent / 2;
-    mantissa = float_of((bits & 0x807FFFFF) | 0x3F800000);
-    power = float_of(static_cast<uint32_t>(127 + half) << 23);
-    other_power = float_of(static_cast<uint32_t>(127 - exponent - half) << 23);
-    if ((bits & kMagnitude) == 0 || (bits & kMagnitude) >= kInfinity) { // 1 / 0 is infinite, 1 / infinity is 0
-      mantissa = float_of((bits & 0x80000000) | 0x3F800000);
-      power = is_nan(divisor) ? divisor : float_of(kInfinity - (bits & kMagnitude));
-      other_power = 1.0f;
-    }
+    const bool special = magnitude == 0 || magnitude >= kInfinity; // 1 / 0 is infinite, 1 / infinity is 0
+    const uint32_t special_power = magnitude > kInfinity ? magnitude : kInfinity - magnitude;
+    mantissa = special ? 1.0f : float_of((magnitude & 0x007FFFFF) | 0x3F800000);
     reciprocal = reciprocal_of(mantissa);
+    power = float_of(special ? special_power : static_cast<uint32_t>(127 + half) << 23);
+    other_power = float_of((special ? 127u : static_cast<uint32_t>(127 - exponent - half)) << 23 | sign);
   }
 
   FP8BENCH_MEMBER float operator()(float x) const {

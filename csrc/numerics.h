@@ -48,23 +48,32 @@ FP8BENCH_INLINE float round_up_to_power_of_two(float scale) {
   return (bits & kMagnitude) >= kInfinity ? scale : float_of((bits + 0x007FFFFF) & 0xFF800000);
 }
 
-// absmax / 448, as true division rounds it. On the device two fused operations correct the product with 1 / 448 (exact
-// for every normal result; smaller ones are far below the least scale), which spares division's slow path.
-FP8BENCH_INLINE float over_fp8_max(float absmax) {
+FP8BENCH_INLINE float fused_multiply_add(float a, float b, float c) {
 #ifdef __CUDA_ARCH__
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+// absmax / 448 without division: two fused operations correct the product with 1 / 448. Exact for every result that is
+// normal; smaller ones are far below the least scale.
+FP8BENCH_INLINE float over_fp8_max(float absmax) {
   constexpr float kReciprocal = 1.0f / kFp8Max;
   const float quotient = absmax * kReciprocal;
-  const float excess = __fmaf_rn(quotient, kFp8Max, -absmax);
-  return bits_of(absmax) >= kInfinity ? absmax : __fmaf_rn(-excess, kReciprocal, quotient);
-#else
-  return absmax / kFp8Max;
-#endif
+  const float excess = fused_multiply_add(quotient, kFp8Max, -absmax);
+  const float corrected = fused_multiply_add(excess, -kReciprocal, quotient);
+  return (bits_of(absmax) & kMagnitude) >= kInfinity ? absmax : corrected;
 }
 
 // The scale of a group with this absmax. scale_ub: upper bound of absmax, or null.
 FP8BENCH_INLINE float dynamic_scale(float absmax, const float *scale_ub, bool ue8m0) {
   if (scale_ub != nullptr && !is_nan(absmax) && !(*scale_ub >= absmax)) absmax = *scale_ub; // a NaN bound too
+#ifdef __CUDA_ARCH__
   float scale = over_fp8_max(absmax);
+#else
+  float scale = absmax / kFp8Max; // a host without fused operations computes them slowly
+#endif
   if (scale < kMinScale) scale = kMinScale; // NaN stays
   return ue8m0 ? round_up_to_power_of_two(scale) : scale;
 }
