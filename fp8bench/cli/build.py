@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +68,7 @@ def _show(built: Built, kernels: Sequence[KernelResources]) -> None:
         if library.log:
             console.print(library.log, markup=False, style="dim")
     if kernels:
-        console.print(_summary(kernels))
+        console.print(_summary(kernels, box.SIMPLE_HEAD if console.is_terminal else None))
 
 
 def _state(library: BuiltLibrary) -> str:
@@ -76,13 +77,10 @@ def _state(library: BuiltLibrary) -> str:
     return library.error or f"not built: {library.note}"
 
 
-def _summary(kernels: Iterable[KernelResources]) -> Table:
+def _summary(kernels: Iterable[KernelResources], frame: box.Box | None) -> Table:
     """One row an architecture: how many kernels, and the most that one of them needs."""
-    table = Table(
-        "architecture", "kernels", "registers", "spilling", "stack", "shared memory", title="most a kernel needs"
-    )
-    by_architecture = attrgetter("architecture")
-    for name, group in groupby(sorted(kernels, key=by_architecture), by_architecture):
+    table = Table(*("most of one:", "kernels", "registers", "spilling", "stack", "shared memory"), box=frame)
+    for name, group in groupby(sorted(kernels, key=_by_architecture), attrgetter("architecture")):
         entries = list(group)
         table.add_row(
             f"sm_{name}",
@@ -93,3 +91,8 @@ def _summary(kernels: Iterable[KernelResources]) -> Table:
             f"{max(entry.shared for entry in entries)} B",
         )
     return table
+
+
+def _by_architecture(kernel: KernelResources) -> tuple[int, str]:
+    """90 before 100, 100 before 100a."""
+    return int(kernel.architecture.rstrip("af")), kernel.architecture
