@@ -308,7 +308,7 @@ def test_quiet_nights_are_quiet() -> None:
 def test_planted_slowdowns_are_caught_and_nobody_else_is_accused(effect: float, launch_sd: float, least: float) -> None:
     nights = [
         judge(samples({"per-token": effect}, launch_sd=launch_sd, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT)
-        for seed in range(100)
+        for seed in range(60)
     ]
     accused = [regressed_families(found) for found in nights]
     assert np.mean([families == {"per-token/bfloat16"} for families in accused]) >= least
