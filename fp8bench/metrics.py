@@ -52,7 +52,7 @@ def _ratio(facts: CellFacts) -> float | None:
 
 
 def _speedup(facts: CellFacts) -> float | None:
-    if facts.reference_us and facts.verdict.candidate_us:
+    if facts.cell.backend != REFERENCE and facts.reference_us and facts.verdict.candidate_us:
         return facts.reference_us / facts.verdict.candidate_us
     return None
 

@@ -33,7 +33,6 @@ from urllib.parse import quote
 import pandas as pd
 
 from . import metrics, records, wording
-from .backends import REFERENCE
 from .errors import StoreError, UsageError
 from .metrics import CellFacts
 from .night import Night
@@ -410,8 +409,7 @@ def _summary(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
     yield "00_summary/cells_measured", sum(facts.verdict.effect is not None for facts in mine)
     yield "00_summary/cells_expected", len(mine)
     for name in ("candidate_us", "ratio_vs_baseline", "speedup_over_torch"):
-        if name != "speedup_over_torch" or backend != REFERENCE:
-            yield f"00_summary/geomean_{name}", metrics.geomean(metrics.metric(name).compute(facts) for facts in mine)
+        yield f"00_summary/geomean_{name}", metrics.geomean(metrics.metric(name).compute(facts) for facts in mine)
     differing = metrics.metric("differing_share").compute
     yield "00_summary/largest_differing_share", metrics.worst(differing(facts) for facts in mine)
 

@@ -76,7 +76,7 @@ def build(night: Night) -> Heatmaps:
 
 def _backend(night: Night, backend: str, maps: list[Heatmap]) -> BackendMaps:
     verdict = next(entry for entry in night.verdicts.backends if entry.backend == backend)
-    loud = TONES[verdict.verdict] in ("bad", "warn") or len(night.backends) < 3
+    loud = TONES[verdict.verdict] in ("bad", "warn") or len({facts.cell.backend for facts in night.facts}) < 3
     return BackendMaps(backend, wording.title(backend), loud, wording.verdict_counts(verdict.counts), tuple(maps))
 
 

@@ -62,8 +62,9 @@ def _precision(night: Night) -> Tile:
     if not effects:
         return Tile("Median interval", "–", margin)
     half = median((effect.upper - effect.lower) / 2 for effect in effects)
+    tone: Tone = "warn" if half > night.verdicts.margin else "calm"
     confidence = f"{night.verdicts.confidence:.0%} confidence"
-    return Tile("Median interval", f"± {100 * math.expm1(half):.2f}%", f"{confidence}, {margin}")
+    return Tile("Median interval", f"± {100 * math.expm1(half):.2f}%", f"{confidence}, {margin}", tone)
 
 
 def _launches(night: Night) -> Tile:
