@@ -32,8 +32,8 @@ def to_float8_e4m3fn(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
     Rounds by arithmetic on the binade's quantum; independent of the oracle's tables.
     """
-    magnitude = np.atleast_1d(np.minimum(np.abs(values.astype(np.float64)), LARGEST))  # NaN stays NaN
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # NaNs, quiet and signalling
+        magnitude = np.atleast_1d(np.minimum(np.abs(values.astype(np.float64)), LARGEST))  # NaN stays NaN
         exponent = np.maximum(np.frexp(magnitude)[1] - 1, _SMALLEST_EXPONENT)
         exponent[magnitude == 0] = _SMALLEST_EXPONENT  # frexp gives a zero the exponent of 0.5
         steps = np.rint(np.ldexp(magnitude, _MANTISSA_BITS - exponent))  # in quanta, 0 to 16

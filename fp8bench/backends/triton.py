@@ -173,15 +173,17 @@ def _source(index, hidden, x_stride, DENSE: tl.constexpr):
 
 
 @triton.jit
-def _tensor_max_kernel(x, partials, hidden, x_stride, total, BLOCK: tl.constexpr, DENSE: tl.constexpr):
+def _tensor_max_kernel(
+    x, partials, hidden, x_stride, total, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, DENSE: tl.constexpr
+):
     """partials[program]: bit pattern of the largest magnitude among the program's chunks."""
     largest = tl.zeros((BLOCK,), tl.int32)
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    for start in range(first, total, tl.num_programs(0) * BLOCK):
-        index = start + tl.arange(0, BLOCK)
+    program = tl.program_id(0).to(tl.int64)
+    for chunk in range(CHUNKS):
+        index = (program + chunk * tl.num_programs(0)) * BLOCK + tl.arange(0, BLOCK)
         values = tl.load(x + _source(index, hidden, x_stride, DENSE), mask=index < total, other=0.0)
         largest = tl.maximum(largest, _bits(values.to(tl.float32)))
-    tl.store(partials + tl.program_id(0), tl.max(largest, axis=0))
+    tl.store(partials + program, tl.max(largest, axis=0))
 
 
 @triton.jit
@@ -293,6 +295,7 @@ def _bind_segments(
 def _bind_tensor(scheme: Scheme, x: Tensor, codes: Tensor, scales: Tensor, scale: Tensor | None) -> Launcher:
     total, hidden, dense = x.numel(), x.shape[1], x.is_contiguous()
     count = min(triton.cdiv(total, TENSOR_MAX.elements), MAX_PARTIALS)
+    chunks = triton.cdiv(total, count * TENSOR_MAX.elements)
     partials = torch.empty(count, dtype=torch.int32, device=x.device)
     find: Any = _tensor_max_kernel[(count,)]
     run: Any = _tensor_quantize_kernel[(triton.cdiv(total, TENSOR_QUANTIZE.elements),)]
@@ -301,7 +304,15 @@ def _bind_tensor(scheme: Scheme, x: Tensor, codes: Tensor, scales: Tensor, scale
     def launch() -> None:
         sizes = (hidden, x.stride(0), total)
         if not scheme.static:
-            find(x, partials, *sizes, BLOCK=TENSOR_MAX.elements, DENSE=dense, num_warps=TENSOR_MAX.warps)
+            find(
+                x,
+                partials,
+                *sizes,
+                BLOCK=TENSOR_MAX.elements,
+                CHUNKS=chunks,
+                DENSE=dense,
+                num_warps=TENSOR_MAX.warps,
+            )
         run(
             x,
             codes,
