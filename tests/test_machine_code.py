@@ -1,0 +1,134 @@
+"""The CUDA kernels as machine code, for every architecture that matters: what can be told without a GPU."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from fp8bench import builds, config, paths, resources, toolchain
+from fp8bench.errors import ToolchainError
+
+ARCHITECTURES = ("89", "90", "100")
+KERNELS = 75  # 25 for each dtype
+DESIGNS = (
+    "quantize_by_lanes",
+    "quantize_by_blocks",
+    "quantize_in_two_passes",
+    "largest_of_tiles",
+    "quantize_tiles",
+    "cast_tiles",
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel on one architecture: its mangled name, its instructions without operands."""
+
+    name: str
+    instructions: frozenset[str]
+
+    @property
+    def uses_vectors(self) -> bool:
+        return "6VectorI" in self.name
+
+    def has(self, pattern: str) -> bool:
+        return any(re.match(pattern, instruction) for instruction in self.instructions)
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    """A build directory with the CUDA library of the checkout, for all architectures."""
+    try:
+        toolchain.find_nvcc()
+    except ToolchainError as error:
+        pytest.skip(str(error))
+    built = builds.build(paths.CHECKOUT, "", "candidate", config.load(), worktree=True, backends=("cuda",))
+    cuda = built.library("cuda")
+    assert cuda is not None
+    assert cuda.ok, f"{cuda.error}\n{cuda.log}"
+    return Path(built.path)
+
+
+def _cuobjdump() -> str:
+    """The disassembler: of the CUDA toolkit, or the one that Triton brings."""
+    if tool := shutil.which("cuobjdump"):
+        return tool
+    triton = pytest.importorskip("triton")
+    return str(triton.knobs.nvidia.cuobjdump.path)
+
+
+@lru_cache
+def _kernels(build: Path, architecture: str) -> tuple[Kernel, ...]:
+    library = next(build.glob("libfp8bench_cuda-*.so"))
+    command = [_cuobjdump(), "-sass", "-arch", f"sm_{architecture}", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    functions = re.split(r"^\s*Function : (\S+)$", done.stdout, flags=re.MULTILINE)[1:]
+    opcode = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+    pairs = zip(functions[::2], functions[1::2], strict=True)
+    return tuple(Kernel(name, frozenset(opcode.findall(body))) for name, body in pairs)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def kernels(request: pytest.FixtureRequest, build: Path) -> tuple[Kernel, ...]:
+    return _kernels(build, request.param)
+
+
+def test_every_kernel_is_there(kernels: tuple[Kernel, ...]) -> None:
+    assert len(kernels) == KERNELS
+    for design in DESIGNS:
+        assert any(design in kernel.name for kernel in kernels), design
+
+
+def test_nothing_spills_and_nothing_has_a_stack(build: Path) -> None:
+    table = [entry for entry in resources.read(build) if entry.architecture in ARCHITECTURES]
+    assert len(table) == KERNELS * len(ARCHITECTURES)
+    assert [entry for entry in table if entry.spills or entry.stack] == []
+
+
+def test_no_kernel_touches_local_memory(kernels: tuple[Kernel, ...]) -> None:
+    assert [kernel.name for kernel in kernels if kernel.has("LDL|STL")] == []
+
+
+def test_vectors_are_loaded_16_bytes_at_a_time(kernels: tuple[Kernel, ...]) -> None:
+    assert sum(kernel.uses_vectors for kernel in kernels) == KERNELS - 3 * 6
+    for kernel in kernels:
+        assert kernel.has(r"LDG\.E\.128") == kernel.uses_vectors, kernel.name
+        assert kernel.uses_vectors or kernel.has(r"LDG\.E"), kernel.name
+
+
+def test_codes_come_from_the_hardware_conversion(kernels: tuple[Kernel, ...]) -> None:
+    for kernel in kernels:
+        assert kernel.has(r"F2FP\.SATFINITE\.E4M3") == ("largest_of_tiles" not in kernel.name), kernel.name
+
+
+def test_every_kernel_waits_for_its_predecessor(build: Path) -> None:
+    """Each of them, as a kernel that is complete must have complete predecessors."""
+    for architecture in ("90", "100"):
+        for kernel in _kernels(build, architecture):
+            assert kernel.has("ACQBULK"), kernel.name
+
+
+def test_nothing_divides_the_slow_way(build: Path) -> None:
+    """Division has a slow path that is called; nothing here calls anything."""
+    for architecture in ("90", "100"):
+        for kernel in _kernels(build, architecture):
+            assert not kernel.has(r"CALL"), kernel.name
+
+
+def test_the_library_exports_its_interface_alone(build: Path) -> None:
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("no nm here")
+    library = next(build.glob("libfp8bench_cuda-*.so"))
+    listed = subprocess.run([nm, "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True)
+    names = {line.split()[-1] for line in listed.stdout.splitlines()}
+    header = (paths.CSRC / "fp8bench.h").read_text()
+    declared = set(re.findall(r"\b(fp8bench_\w+)\((?:const|void)", header))
+    assert {name for name in names if not name.startswith("_")} == declared
+    assert not any("fp8bench" in name for name in names - declared)
