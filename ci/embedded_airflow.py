@@ -138,6 +138,7 @@ class EmbeddedAirflow:
             for name, options in COMPONENTS.items():
                 port_option = ("--port", str(port)) if name == "api-server" else ()
                 self._processes[name] = self.start(name, "-m", "airflow", name, *options, *port_option)
+            self._record_sessions()
             self._wait_healthy()
         except BaseException:
             self._stop()
@@ -219,13 +220,26 @@ class EmbeddedAirflow:
 
     def _leftovers(self) -> list[psutil.Process]:
         """What an owner of this home that was killed outright left running: the lock says that it has no owner now."""
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
+        record = self.home / "sessions.json"
+        sessions = json.loads(record.read_text()) if record.exists() else {}
+        record.unlink(missing_ok=True)
+        return [process for process in psutil.process_iter() if self._is_ours(process, sessions)]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_ours(self, process: psutil.Process, sessions: dict[str, float]) -> bool:
+        """Of a session that we began, or started by a task (Airflow's own processes overwrite their environment)."""
         try:
-            return process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(self.home)
-        except psutil.Error:
+            if process.pid == os.getpid():
+                return False
+            session = os.getsid(process.pid)
+            if str(session) in sessions:
+                return not psutil.pid_exists(session) or _began(session) == sessions[str(session)]
+            return process.environ().get("AIRFLOW_HOME") == str(self.home)
+        except (psutil.Error, OSError):
             return False  # gone, or somebody else's
+
+    def _record_sessions(self) -> None:
+        sessions = {process.pid: _began(process.pid) for process in self._processes.values()}
+        (self.home / "sessions.json").write_text(json.dumps(sessions))
 
     def _end(self, family: list[psutil.Process]) -> None:
         """Ask the processes to end; make them after a while."""
@@ -267,6 +281,11 @@ class EmbeddedAirflow:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise ApiError(error.code, _detail(error.read())) from None
+
+
+def _began(pid: int) -> float:
+    """When a process began: with its id, what tells it from every other one."""
+    return float(psutil.Process(pid).create_time())
 
 
 def _detail(body: bytes) -> str:
