@@ -20,6 +20,7 @@ from threading import Thread
 
 from . import __version__, builds, environment, git, paths, records, suite, supervisor, verdicts
 from . import config as configuration
+from .backends import CHECKED_ONLY
 from .config import Config
 from .errors import Fp8BenchError, RunDirError, UsageError
 from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
@@ -324,7 +325,7 @@ def _time_shard(night: _Night, shard: int) -> None:
 
 def _write_times(night: _Night, shard: int) -> None:
     prepared, built = night.run.prepared(), night.run.built()
-    cells = timeable(prepared.shards[shard], night.run.checked())
+    cells = timeable(prepared.shards[shard], night.run.checked(), prepared.environment.device)
     report = TimingReport(shard=shard, launches=0)
     if cells:
         report = supervisor.time_cells(
@@ -342,10 +343,10 @@ def _write_times(night: _Night, shard: int) -> None:
     records.write(report, night.run.time(shard))
 
 
-def timeable(cells: Sequence[str], checked: CheckReport) -> list[Cell]:
-    """The cells whose case was found correct in both builds: nothing else is worth timing."""
+def timeable(cells: Sequence[str], checked: CheckReport, device: str) -> list[Cell]:
+    """The cells whose case was found correct in both builds, on backends that `device` runs natively."""
     correct = {(r.role, r.backend, r.case) for r in checked.results if r.status is CheckStatus.OK}
-    parsed = map(Cell.parse, cells)
+    parsed = [cell for cell in map(Cell.parse, cells) if (cell.backend, device) not in CHECKED_ONLY]
     return [cell for cell in parsed if all((role, cell.backend, cell.case.id) in correct for role in _BOTH)]
 
 

@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from . import stats, wording
-from .backends import REFERENCE
+from .backends import CHECKED_ONLY, REFERENCE
 from .config import VerdictSettings
 from .records import (
     BackendVerdict,
@@ -233,6 +233,8 @@ def _before_timing(night: _Night, cell: Cell) -> tuple[Verdict, str] | None:
     if theirs is None or theirs.status is not CheckStatus.OK:
         said = f"{theirs.status}: {theirs.detail}" if theirs else "not checked"
         return Verdict.MISSING, f"nothing to compare with, the baseline is {said}"
+    if untimed := CHECKED_ONLY.get((cell.backend, night.prepared.environment.device)):
+        return Verdict.UNSUPPORTED, untimed
     failure = night.failures.get(cell.id)
     if failure and failure.status in ("crashed", "hung"):
         return Verdict.CRASHED, f"{failure.status} while it was timed: {failure.detail}"

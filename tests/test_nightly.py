@@ -185,7 +185,7 @@ def test_a_first_night_measures_the_commit_against_itself(place: Place, first: s
 def test_a_planted_slowdown_is_caught_and_told(place: Place, first: subprocess.CompletedProcess) -> None:
     assert first.returncode == 0
     sha = place.plant("Slow per-token <b>down</b>", (PER_TOKEN, REDO_A_SIXTH))
-    done = place.night("slow", launches=5)
+    done = place.night("slow", launches=4)
     assert done.returncode == 1, done.stdout + done.stderr
     run = place.nights["slow"]
     found, prepared = run.judged(), run.prepared()
@@ -223,7 +223,7 @@ def test_running_a_finished_night_again_repeats_nothing(place: Place) -> None:
     files = {
         path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file() and ".lock" not in path.name
     }
-    done = place.night("slow", launches=5)
+    done = place.night("slow", launches=4)
     assert done.returncode == 1
     assert place.sink.mails == []
     assert {path: path.stat().st_mtime_ns for path in files} == files
@@ -235,7 +235,7 @@ def test_an_equal_commit_is_fine_and_nothing_is_sent(place: Place, first: subpro
     workspace = "int64_t fp8bench_workspace_bytes(const fp8bench_args *) { return 0; }"
     place.plant("Move a function", (abi, "// moved"), (workspace, f"{abi}\n\n{workspace} // as ever"))
     place.git("branch", "-f", "equal")
-    done = place.night("equal", "--repo", f"file://{place.clone}", "--candidate", "equal", launches=4)
+    done = place.night("equal", "--repo", f"file://{place.clone}", "--candidate", "equal")
     assert done.returncode == 0, done.stdout + done.stderr
     run = place.nights["equal"]
     builds = [entry.library("cpu") for entry in run.built().builds]
@@ -288,13 +288,13 @@ def test_unreachable_mlflow_and_mail_keep_what_was_measured(place: Place) -> Non
         "FP8BENCH_MLFLOW__TRACKING_URI": "http://127.0.0.1:9",
         "FP8BENCH_MAIL__PORT": "9",
     }
-    done = place.night("unreachable", launches=5)
+    done = place.night("unreachable", launches=4)
     place.environment = healthy
     assert done.returncode == 4
     assert "Could not log: " in done.stdout
     assert "Could not alert: " in done.stdout
     assert again.report.is_file()
-    done = place.night("unreachable", launches=5)
+    done = place.night("unreachable", launches=4)
     assert done.returncode == 1, done.stdout + done.stderr
     assert len(place.sink.mails) == 1
     assert again.logged() == run.logged()  # the same night is found in MLflow, not doubled

@@ -177,7 +177,7 @@ def test_only_what_is_correct_in_both_builds_is_timed() -> None:
             ("candidate", bad, CheckStatus.WRONG),
         )
     ]
-    assert stages.timeable([good.id, bad.id], CheckReport(results=tuple(results))) == [good]
+    assert stages.timeable([good.id, bad.id], CheckReport(results=tuple(results)), "cpu") == [good]
 
 
 def test_an_unknown_suite_stops_before_anything_is_measured(tmp_path: Path, settings: Config) -> None:

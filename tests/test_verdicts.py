@@ -261,6 +261,25 @@ def test_speedups_leave_out_and_count_what_is_missing() -> None:
     assert speedup.candidate == pytest.approx(4.0 / np.exp(0.1), rel=0.02)
 
 
+def test_what_is_only_checked_is_not_missed() -> None:
+    """Triton on a CPU is right or wrong, and never timed: that does not make a night invalid."""
+    triton = [Cell("triton", cell.case, "hot") for cell in CELLS[:12]]
+    night = prepared(cells=tuple(cell.id for cell in (*CELLS[12:], *triton)))
+    report = built()
+    library = BuiltLibrary(backend="triton", ok=True, identity="triton")
+    builds = [entry.model_copy(update={"libraries": (*entry.libraries, library)}) for entry in report.builds]
+    results = [
+        CheckResult(role=role, backend="triton", case=cell.case.id, status=CheckStatus.OK)
+        for role in ROLES  # type: ignore[arg-type]
+        for cell in triton
+    ]
+    checks = CheckReport(results=(*checked().results, *results))
+    found = judge(samples({}, cells=CELLS[12:]), night=night, builds=BuildReport(builds=tuple(builds)), checks=checks)
+    assert {cell.verdict for cell in found.cells if cell.cell.startswith("triton/")} == {Verdict.UNSUPPORTED}
+    assert found.exit_code == 0
+    assert "interpreter" in next(entry.sentence for entry in found.backends if entry.backend == "triton")
+
+
 def test_order_of_rows_and_results_does_not_matter() -> None:
     data, checks = samples({"per-token": 0.05}), checked(per_tensor=CheckStatus.WRONG)
     again = judge(data.sample(frac=1, random_state=2), checks=CheckReport(results=checks.results[::-1]))

@@ -32,6 +32,7 @@ INTERFACE = 1  # counts changes of `Backend`; build.json records it, and other v
 NAMES = ("torch", "cuda", "triton", "cpu")
 TITLES = {"torch": "Torch (Compiled)", "cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}
 REFERENCE = "torch"  # speedups are over this one
+CHECKED_ONLY = {("triton", "cpu"): "Triton runs through its interpreter on a CPU: checked, and not worth timing"}
 
 
 class Backend(Protocol):
