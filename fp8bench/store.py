@@ -226,7 +226,8 @@ def _experiment(client: MlflowClient, config: Config) -> str:
     place = None
     if config.tracking_uri.startswith("sqlite:///"):
         place = (config.home.resolve() / "mlflow-artifacts").as_uri()
-    return str(client.create_experiment(config.mlflow.experiment, artifact_location=place))
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # opens as a table of runs with charts
+    return str(client.create_experiment(config.mlflow.experiment, artifact_location=place, tags=kind))
 
 
 def _quoted(value: str) -> str:
@@ -521,12 +522,20 @@ def _ui(config: Config) -> str:
 
 
 def _links(client: MlflowClient, experiment: str, night: Night, runs: dict[str, str], config: Config) -> dict[str, str]:
-    """Addresses in the MLflow UI: `experiment`, `report`, a run a backend, `compare <backend>` with the baseline's."""
+    """Addresses in the MLflow UI.
+
+    `experiment` (all nights as charts), `night`, `report`, one a backend, and `compare <backend>` with the
+    baseline's night. None when the UI has no known address.
+    """
     base = _ui(config)
     if not base:
         return {}
     home = f"{base}/#/experiments/{experiment}"
-    links = {"experiment": f"{home}/runs"} | {name: f"{home}/runs/{run}" for name, run in runs.items()}
+    mine = quote(f"tags.`{RUN_ID}` = {_quoted(night.prepared.run_id)}")
+    charts = f"{home}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    links = {"experiment": charts, "night": f"{charts}&searchFilter={mine}"} | {
+        name: f"{home}/runs/{run}" for name, run in runs.items()
+    }
     if runs:
         links["report"] = f"{home}/runs/{next(iter(runs.values()))}/artifacts/report.html"
     if night.prepared.baseline_run:
