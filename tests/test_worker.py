@@ -18,10 +18,11 @@ import pytest
 
 from fp8bench.config import Config, TimingSettings, WorkerSettings
 from fp8bench.errors import RunDirError, WorkerError
-from fp8bench.protocol import EnvironmentRequest, TimeRequest
+from fp8bench.protocol import CheckJob, EnvironmentRequest, TimeRequest
 from fp8bench.records import SAMPLE_COLUMNS, CheckResult, CheckStatus, TimingReport
 from fp8bench.spec import BASELINE, CANDIDATE, Case, Cell
 from fp8bench.supervisor import check_builds, equal_backends, time_cells
+from fp8bench.supervisor.checking import share
 from fp8bench.supervisor.launches import launch_file, plan_launch
 from fp8bench.supervisor.process import Death, Worker, worker_environment
 
@@ -236,6 +237,16 @@ def test_each_plant_is_found(
     result = checks[CANDIDATE, hidden]
     assert result.status is status, result
     assert word in result.detail
+
+
+def test_jobs_are_shared_by_case() -> None:
+    cases = [f"per-token/bfloat16/{tokens}x64" for tokens in range(1, 40)]
+    jobs = [CheckJob(role="baseline", backend=name, case=case) for name in ("torch", "cpu") for case in cases]
+    parts = share(jobs)
+    assert sorted(job.id for part in parts for job in part) == sorted(job.id for job in jobs)
+    homes = [{job.case for job in part} for part in parts]
+    assert sum(map(len, homes)) == len(cases), "a case is checked in two processes"
+    assert share([]) == []
 
 
 # ---- plans --------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from ..records import CheckResult, CheckStatus, Role
 from ..spec import Case
 from .items import Progress, Status, counted, run_all
 from .process import Worker, worker_environment
+
+MOST_WORKERS = 8  # at once: answers do not depend on who else runs, and compiling keeps a core busy each
+CASES_A_WORKER = 4  # fewer do not repay the start of another process
 
 
 def _lost_check(job: CheckJob, status: Status, detail: str) -> CheckResult:
@@ -31,7 +36,8 @@ def check_builds(
 ) -> list[CheckResult]:
     """Check every job (backend name, case) of every build against the oracle, in processes of each build's own.
 
-    builds: role -> build directory; roles that share one are checked once, and both get the results.
+    builds: role -> build directory; roles that share one are checked once, and both get the results. Several workers
+    share the jobs by case, so that each case's oracle is computed in one of them.
     Triton on a CPU runs through its interpreter. What crashes or hangs is a result like any other; WorkerError
     only where no worker can be started. The results are in the order of the roles and the jobs.
     """
@@ -49,16 +55,16 @@ def check_builds(
     ]
 
 
-Start = Callable[[bool, Sequence[CheckJob]], Worker]  # whether through Triton's interpreter, jobs
+Start = Callable[[str, bool, Sequence[CheckJob]], Worker]  # log name, whether through Triton's interpreter, jobs
 
 
 def _starter(
     config: Config, role: Role, build: Path, device: Device, seed: int, log_dir: Path, gpu_index: int | None
 ) -> Start:
-    def start(interpret: bool, jobs: Sequence[CheckJob]) -> Worker:
+    def start(name: str, interpret: bool, jobs: Sequence[CheckJob]) -> Worker:
         request = CheckRequest(device=device, seed=seed, builds={role: build}, jobs=tuple(jobs), interpret=interpret)
         env = worker_environment(device, config.home / "cache", gpu_index, interpret=interpret)
-        return Worker.for_config(config, request, env, log_dir / f"check-{role}{'-interpreted' * interpret}.log")
+        return Worker.for_config(config, request, env, log_dir / f"check-{role}-{name}.log")
 
     return start
 
@@ -68,24 +74,38 @@ def _check_build(
 ) -> dict[tuple[str, str], CheckResult]:
     """Results of one build by (backend, case id)."""
     jobs = [CheckJob(role=role, backend=backend, case=case.id) for backend, case in pairs]
-    interpreted = [device == "cpu" and job.backend == "triton" for job in jobs]
-    results = {}
-    for interpret in (False, True):
-        by_id = {job.id: job for job, through in zip(jobs, interpreted, strict=True) if through == interpret}
-        for job, result in _run_jobs(by_id, partial(start, interpret), note):
-            results[job.backend, job.case] = result
-    return results
+    through = [job for job in jobs if device == "cpu" and job.backend == "triton"]
+    direct = [job for job in jobs if job not in through]
+    parts = [(f"{number}", False, part) for number, part in enumerate(share(direct))]
+    parts += [(f"interpreted-{number}", True, part) for number, part in enumerate(share(through))]
+    with ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1)) as pool:  # threads that wait for processes
+        found = pool.map(lambda part: _run_jobs(part[2], partial(start, part[0], part[1]), note), parts)
+        return {(job.backend, job.case): result for results in found for job, result in results}
+
+
+def share(jobs: Sequence[CheckJob]) -> list[list[CheckJob]]:
+    """The jobs in as many parts as workers are worth it, all jobs of a case together in one."""
+    by_case: dict[str, list[CheckJob]] = {}
+    for job in jobs:
+        by_case.setdefault(job.case, []).append(job)
+    count = min(MOST_WORKERS, os.cpu_count() or 1, max(1, len(by_case) // CASES_A_WORKER), len(by_case))
+    cases = list(by_case.values())
+    return [[job for case in cases[number::count] for job in case] for number in range(count)]
 
 
 def _run_jobs(
-    by_id: Mapping[str, CheckJob], start: Callable[[Sequence[CheckJob]], Worker], note: Callable[[str], None]
-) -> Iterator[tuple[CheckJob, CheckResult]]:
+    jobs: Sequence[CheckJob], start: Callable[[Sequence[CheckJob]], Worker], note: Callable[[str], None]
+) -> list[tuple[CheckJob, CheckResult]]:
+    by_id = {job.id: job for job in jobs}
     outcome = run_all(
         list(by_id),
         start=lambda items: start([by_id[item] for item in items]),
         group_of=lambda item: by_id[item].backend,
         note=note,
     )
-    for item, job in by_id.items():
-        lost = outcome.lost.get(item)
-        yield job, _lost_check(job, *lost) if lost else CheckResult.model_validate(outcome.done[item])
+    return [
+        (job, _lost_check(job, *outcome.lost[item]))
+        if item in outcome.lost
+        else (job, CheckResult.model_validate(outcome.done[item]))
+        for item, job in by_id.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -86,11 +87,16 @@ def run_all(
 
 
 def counted(progress: Progress, what: str, total: int, done: int = 0) -> Callable[[str], None]:
-    """A function to be told of each item, which tells `progress` how many there were, counting from `done`."""
+    """A function to be told of each item, which tells `progress` how many there were, counting from `done`.
+
+    Threads may share it.
+    """
+    lock = threading.Lock()
 
     def note(_: str) -> None:
         nonlocal done
-        done += 1
-        progress(what, done, total)
+        with lock:
+            done += 1
+            progress(what, done, total)
 
     return note

@@ -48,8 +48,10 @@ def worker_environment(
     if cache_dir is not None:
         env["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir.resolve() / "inductor")
         env["TRITON_CACHE_DIR"] = str(cache_dir.resolve() / "triton")
+    # One thread of everything: several workers may share the machine, and Inductor's caches tell thread counts apart.
+    env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     if device == "cpu":
-        env |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        env["CUDA_VISIBLE_DEVICES"] = ""
     elif gpu_index is not None:
         visible = [entry for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
         env["CUDA_VISIBLE_DEVICES"] = visible[gpu_index] if gpu_index < len(visible) else str(gpu_index)
