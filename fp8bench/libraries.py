@@ -95,10 +95,9 @@ def compile_library(plan: Plan, cache: Path, pool: Executor) -> Path:
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".compile-") as name:
-        made, objects = Path(name) / "library", Path(name) / "objects"
+        made = Path(name) / "library"
         made.mkdir()
-        objects.mkdir()
-        log = _compile(plan, objects, pool) + _link(plan, objects, made / plan.file_name)
+        log = _compile(plan, pool) + _link(plan, made / plan.file_name)
         if plan.backend == "cuda":
             (made / "resources-cuda.txt").write_text(log)
         settle(made, target)
@@ -149,21 +148,24 @@ def _nvcc_command(nvcc: Nvcc, cxx: Compiler, architectures: Sequence[str]) -> tu
 def _nvcc_link(nvcc: Nvcc, cxx: Compiler) -> tuple[tuple[str, ...], tuple[str, ...]]:
     search = (f"-L{nvcc.library_dir}",) if nvcc.library_dir else ()
     options = tuple(f"-Xlinker={flag.removeprefix('-Wl,')}" for flag in _LINK_FLAGS)
-    return (str(nvcc.path), f"-ccbin={cxx.program}", "-shared", "-cudart=static", *options), search
+    return (str(nvcc.path), f"-ccbin={cxx.program}", "-shared", "-nodlink", "-cudart=static", *options), search
 
 
-def _compile(plan: Plan, objects: Path, pool: Executor) -> str:
+def _objects(plan: Plan) -> tuple[str, ...]:
+    """Names relative to the tree, the same in every build: linkers order data by them."""
+    return tuple(f".objects/{plan.backend}/{index:03d}.o" for index in range(len(plan.sources)))
+
+
+def _compile(plan: Plan, pool: Executor) -> str:
     """Compile all sources; what the compiler printed, in the order of the sources."""
-    commands = [
-        (*plan.compile, "-c", source, "-o", str(objects / f"{index:03d}.o"))
-        for index, source in enumerate(plan.sources)
-    ]
+    (plan.tree / ".objects" / plan.backend).mkdir(parents=True)
+    made = zip(plan.sources, _objects(plan), strict=True)
+    commands = [(*plan.compile, "-c", source, "-o", target) for source, target in made]
     return "".join(pool.map(lambda command: _run(command, plan), commands))
 
 
-def _link(plan: Plan, objects: Path, library: Path) -> str:
-    made = [str(file) for file in sorted(objects.iterdir())]
-    return _run((*plan.link, *made, *plan.link_with, "-o", str(library)), plan)
+def _link(plan: Plan, library: Path) -> str:
+    return _run((*plan.link, *_objects(plan), *plan.link_with, "-o", str(library)), plan)
 
 
 def _run(command: Sequence[str], plan: Plan) -> str:
