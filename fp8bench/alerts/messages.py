@@ -96,7 +96,11 @@ def _compared(night: Night) -> str:
 
 def _links(night: Night, backend: str) -> tuple[tuple[str, str], ...]:
     report = night.link("report") or str(night.run_dir / "report.html")
-    links = (("Report", report), ("MLflow", night.link(backend) or night.link("night")), ("Compare", night.link(f"compare {backend}")))
+    links = (
+        ("Report", report),
+        ("MLflow", night.link(backend) or night.link("night")),
+        ("Compare", night.link(f"compare {backend}")),
+    )
     return tuple((name, link) for name, link in links if link)
 
 
