@@ -189,7 +189,7 @@ def _launch_shapes() -> Iterator[Trial]:
             for vectors in (1, 2, 4, 8):
                 yield Trial("per-token", dtype, 37, hidden, flags=forced(vectors=vectors))
         for tokens, hidden in ((1, 2048), (16, 4096), (64, 7168)):
-            for cluster in (1, 2, 3, 4, 8, TWO_KERNELS):
+            for cluster in (1, 2, 4, 8, TWO_KERNELS):
                 yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=cluster))
             for vectors, threads in ((1, 128), (2, 512), (4, 1024)):
                 yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(vectors, threads, TWO_KERNELS) | NO_PDL)

@@ -81,11 +81,11 @@ static __device__ __forceinline__ void cluster_wait() {
 
 // Stores `value` to where `slot`, shared memory of this block, lies in the block `rank` of the cluster.
 static __device__ __forceinline__ void store_in_block(uint32_t rank, uint32_t *slot, uint32_t value) {
-  uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(slot));
-  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;\n"
-               "st.shared::cluster.u32 [%0], %2;"
-               : "+r"(address)
-               : "r"(rank), "r"(value)
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(slot));
+  asm volatile("{.reg .b32 there;\n"
+               "mapa.shared::cluster.u32 there, %0, %1;\n"
+               "st.shared::cluster.u32 [there], %2;}" ::"r"(address),
+               "r"(rank), "r"(value)
                : "memory");
 }
 

@@ -13,9 +13,9 @@ namespace fp8bench {
 
 constexpr int kLargestLanes = 32 * kLaneElements; // elements of the longest segment that quantize_by_lanes takes
 constexpr int kLaneThreads = 256, kFewLaneThreads = 64; // a block; less while there are too few blocks to fill the GPU
-constexpr int kUsualVectors = 4; // a thread, at most, of segments that also fit with fewer
-constexpr int kOneBlock = 2048;  // vectors up to which one block quantizes a tensor, and a cluster beyond
-constexpr int kTileThreads = 256;
+constexpr int kUsualVectors = 4;    // a thread, at most, of segments that also fit with fewer
+constexpr int kOneBlock = 2048;     // vectors up to which one block quantizes a tensor, and a cluster beyond
+constexpr int kTileThreads = 256;   // a block that quantizes a tile of a large tensor
 constexpr int kMaximaBlocks = 2;    // a multiprocessor, that look for the largest magnitude of a large tensor
 constexpr int kMostMaxima = 1024;   // blocks that do so
 constexpr int kMaximaThreads = 128; // of such a block, at least
@@ -26,7 +26,8 @@ struct Forced {
   unsigned vectors, threads, cluster; // 0: not forced
 
   explicit Forced(const fp8bench_args &args)
-      : vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF), threads((args.flags >> FP8BENCH_THREADS_SHIFT & 0xFF) * kWarp),
+      : vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF),
+        threads((args.flags >> FP8BENCH_THREADS_SHIFT & 0xFF) * kWarp),
         cluster(args.flags >> FP8BENCH_CLUSTER_SHIFT & 0xF) {}
 };
 constexpr unsigned kForcedTwoKernels = 15;

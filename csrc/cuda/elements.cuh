@@ -160,7 +160,8 @@ template <class Pack, int kPacks> struct Packs {
                                              const Quotient &quotient) const {
 #pragma unroll
     for (int v = 0; v < kPacks; ++v)
-      if (first + v * stride < count) packs[v].store(codes + static_cast<size_t>(first + v * stride) * Pack::kElements, quotient);
+      if (first + v * stride < count)
+        packs[v].store(codes + static_cast<size_t>(first + v * stride) * Pack::kElements, quotient);
   }
 };
 

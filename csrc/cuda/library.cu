@@ -43,11 +43,16 @@ bool is_contiguous(const fp8bench_args &args) { return args.tokens <= 1 || args.
 // Whether every piece of `length` elements, at multiples of it in a token, can be read and written as vectors.
 bool vectors_fit(const fp8bench_args &args, int64_t length) {
   const int64_t bytes = element_bytes(args), elements = 16 / bytes;
-  const bool x = reinterpret_cast<uintptr_t>(args.x) % 16 == 0 && (is_contiguous(args) || args.x_stride % elements == 0);
-  return x && reinterpret_cast<uintptr_t>(args.codes) % elements == 0 && length % elements == 0;
+  const bool rows = is_contiguous(args) || args.x_stride % elements == 0;
+  const bool pointers = reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
+                        reinterpret_cast<uintptr_t>(args.codes) % static_cast<uintptr_t>(elements) == 0;
+  return rows && pointers && length % elements == 0;
 }
 
 int64_t elements_of_pack(const fp8bench_args &args, bool vectors) { return vectors ? 16 / element_bytes(args) : 1; }
+
+// Kernels wait on an address that is not null (device.cuh), also where an empty tensor gives them nothing to read.
+const void *first_read(const fp8bench_args &args) { return args.x != nullptr ? args.x : args.scales; }
 
 // ---- One scale for every segment of a token -----------------------------------------------------------------
 
@@ -57,7 +62,7 @@ Segments segments_of(const fp8bench_args &args, int64_t token, int64_t tokens) {
   const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
   const int64_t scale = token * (args.column_major ? 1 : groups);
   Segments all{};
-  all.x = static_cast<const char *>(args.x) + token * args.x_stride * element_bytes(args);
+  all.x = static_cast<const char *>(first_read(args)) + token * args.x_stride * element_bytes(args);
   all.codes = args.codes + token * args.hidden;
   all.scales = args.scales + scale;
   all.scale_in = args.scale_in == nullptr ? nullptr : args.scale_in + scale;
@@ -117,9 +122,11 @@ Tensor tensor_of(const fp8bench_args &args, bool vectors, uint64_t tile) {
 
 cudaError_t launch_largest(const fp8bench_args &args, bool vectors, const Machine &machine, unsigned &blocks) {
   const uint64_t rows = is_contiguous(args) ? 1 : args.tokens;
-  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, vectors), held = vectors ? kLoopVectors : kSingles;
+  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, vectors);
+  const uint64_t held = vectors ? kLoopVectors : kSingles;
   blocks = std::min(kMaximaBlocks * machine.multiprocessors, kMostMaxima);
-  const uint64_t tile = divide_up(packs / rows, divide_up(blocks, rows)); // so that all blocks have as much to do
+  const uint64_t row = std::max<uint64_t>(packs / rows, 1);
+  const uint64_t tile = divide_up(row, divide_up(blocks, rows)); // so that all blocks have as much to do
   const Tensor tensor = tensor_of(args, vectors, tile);
   const uint64_t threads = std::clamp<uint64_t>(round_up(divide_up(tile, held), kWarp), kMaximaThreads, 1024);
   return launch(kernels_of(args).largest[!vectors], {blocks, static_cast<unsigned>(threads)}, Stream(args, machine),
@@ -138,7 +145,7 @@ cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &
 // The whole tensor as one segment, which `cluster` blocks hold in registers.
 cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine) {
   Segments all{};
-  all.x = args.x == nullptr ? args.scales : args.x; // an empty tensor is not read, but its address must not be null
+  all.x = first_read(args);
   all.codes = args.codes, all.scales = args.scales, all.scale_ub = args.scale_ub;
   all.tokens = 1;
   all.length = static_cast<uint32_t>(args.tokens * args.hidden);
@@ -154,7 +161,6 @@ int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
   const Forced forced(args);
   const unsigned cluster = is_contiguous(args) ? choose_cluster(packs, vectors, machine, forced) : 0;
   const bool given = args.scale_in != nullptr;
-  if (given && elements == 0) return finish(cudaSuccess);
   if (!given && cluster > 0) {
     const Choice choice = choose_blocks(1, packs, vectors, cluster, machine, forced);
     if (choice.possible) return finish(launch_one_segment(args, vectors, choice, machine));
@@ -174,6 +180,7 @@ int quantize(const fp8bench_args &args) {
   if (args.hidden > kMostHidden) return refuse(FP8BENCH_UNSUPPORTED, "hidden is above 2^30");
   if (args.tokens > kMostSegments && args.group == 0 && !is_contiguous(args))
     return refuse(FP8BENCH_UNSUPPORTED, "a tensor with gaps has more than 2^30 tokens");
+  if (args.tokens * args.hidden == 0 && args.scale_in != nullptr) return finish(cudaSuccess);
   Machine machine;
   if (cudaError_t error = current_machine(machine)) return finish(error);
   return args.group == 0 ? quantize_tensor(args, machine) : quantize_segments(args, machine);
@@ -186,9 +193,11 @@ int cast(const fp8bench_args &args, int variant) {
   if (!is_contiguous(args) || !vectors_fit(args, elements)) return refuse(FP8BENCH_UNSUPPORTED, "vectors do not fit");
   Machine machine;
   if (cudaError_t error = current_machine(machine)) return finish(error);
-  const int kernel = variant / std::size(kFloorThreads), threads = kFloorThreads[variant % std::size(kFloorThreads)];
+  const int kernel = variant / std::size(kFloorThreads);
+  const unsigned threads = kFloorThreads[variant % std::size(kFloorThreads)];
   const uint64_t packs = elements / elements_of_pack(args, true);
-  const Grid grid{static_cast<unsigned>(divide_up(packs, uint64_t(threads) * kFloorVectors[kernel])), unsigned(threads)};
+  if (packs == 0) return finish(cudaSuccess);
+  const Grid grid{static_cast<unsigned>(divide_up(packs, uint64_t{threads} * kFloorVectors[kernel])), threads};
   return finish(launch(kernels_of(args).floor[kernel], grid, Stream(args, machine), args.x, args.codes, packs, 0.5f));
 }
 
