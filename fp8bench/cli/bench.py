@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,20 @@ def _group_shape(size: int) -> GroupShape:
     if size < -1:
         raise UsageError(f"group size {size} is not allowed: use 0 per-tensor, -1 per-token or N >= 1 per-group.")
     return {0: GroupShape.PER_TENSOR, -1: GroupShape.PER_TOKEN}.get(size, GroupShape(1, size))
+
+
+def _check_file(path: Path | None) -> None:
+    """UsageError for a file that could not be written, before anything is measured."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory: name a file to write.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path} ({error.strerror}): name a file in a directory of yours.") from None
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path} (no permission): name a file in a directory of yours.")
 
 
 class Plan(NamedTuple):
@@ -212,6 +227,8 @@ def run(args: argparse.Namespace) -> int:
     """Check, time, print. Wrong results exit with EXIT_WRONG, after everything that is right was timed."""
     from .. import bench
 
+    _check_file(args.json)
+    _check_file(args.csv)
     plan = _plan(args)
     _say_where(plan, args.device)
     sys.stdout.flush()
