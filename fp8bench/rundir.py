@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,11 @@ class RunDir:
             raise RunDirError(f"cannot use {self.path} as a run directory: {error.strerror}.") from None
         if entries and not entries & _PIECES:
             raise RunDirError(f"{self.path} is not empty and no run directory: give an empty or a new one.")
+
+    def discard_unprepared(self) -> None:
+        """Remove the directory of a night that never began."""
+        if not self.prepare.is_file():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def prepared(self) -> records.Prepared:
         return records.read(records.Prepared, self.prepare)

@@ -195,6 +195,14 @@ def test_usage_errors_exit_4(arguments: tuple[str, ...]) -> None:
     assert "usage: fp8bench" in done.stderr
 
 
+def test_a_night_that_never_began_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path))
+    done = command("nightly", "--suite", "nope", "--device", "cpu")
+    assert done.returncode == 4
+    assert "fp8bench nightly: unknown suite 'nope'" in done.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+
+
 def test_stage_commands_print_one_plain_line(tmp_path: Path, settings: Config) -> None:
     make_night(tmp_path / "night", "wrong", config=settings)
     done = command("stage", "gate", "--run-dir", str(tmp_path / "night"))

@@ -28,7 +28,12 @@ def run(args: argparse.Namespace) -> int:
     run_dir = (args.run_dir or stages.new_run_dir(settings)).resolve()
     with Reporter() as reporter:
         reporter.say(f"night    {run_dir}")
-        troubles = _run_stages(run_dir, settings, stages.Options(request_of(args)), reporter)
+        try:
+            troubles = _run_stages(run_dir, settings, stages.Options(request_of(args)), reporter)
+        except Fp8BenchError:
+            if args.run_dir is None:
+                RunDir(run_dir).discard_unprepared()
+            raise
         code = stages.run_stage("gate", run_dir, settings)
     _print_findings(RunDir(run_dir), troubles)
     return EXIT_ERROR if troubles else code
