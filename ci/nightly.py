@@ -42,6 +42,7 @@ from fp8bench.errors import Fp8BenchError  # noqa: E402
 DAG = "fp8bench_nightly"
 TASKS = ("prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate")
 PARAMS = ("repo", "candidate", "baseline", "suite")
+STAGE_LOGGER = "airflow.task.fp8bench"
 MLFLOW_PORT = 5000  # links in report and mail lead there
 TRIGGER_SECONDS = 120  # a fresh database refuses triggers for a while
 STYLES = {"success": "green", "running": "cyan", "failed": "red", "upstream_failed": "dim", "up_for_retry": "yellow"}
@@ -117,8 +118,11 @@ class Night:
 
 
 def _message(line: str) -> str:
+    """What a stage printed, or an error that Airflow adds; its own bookkeeping is left out."""
     try:
-        return str(json.loads(line).get("event", "")).strip()
+        entry = json.loads(line)
+        wanted = entry.get("logger") == STAGE_LOGGER or entry.get("level") in ("error", "critical")
+        return str(entry.get("event", "")).strip() if wanted else ""
     except (ValueError, AttributeError):
         return ""
 
@@ -263,7 +267,8 @@ def follow(night: Night, console: Console) -> list[TaskState]:
     failed = [task for task in tasks if task.state == "failed" and task.name != "gate"]
     for task in failed:
         console.print(f"\n{task.label} failed; the end of {night.log_file(task)}:", style="red", soft_wrap=True)
-        console.print("\n".join(f"  {line}" for line in night.last_lines(task, 8)), markup=False, highlight=False)
+        for line in night.last_lines(task, 8):
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     return failed
 
 
