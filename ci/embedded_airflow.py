@@ -45,6 +45,7 @@ COMPONENTS = {
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 START_SECONDS = 240  # generous: a busy machine takes long to import Airflow four times
 STOP_SECONDS = 8
+BUSY_SECONDS = 60
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -210,7 +211,7 @@ class EmbeddedAirflow:
         while time.monotonic() < deadline:
             self.check_alive()
             try:
-                health = self.get("monitor/health")
+                health = self._request("GET", "/api/v2/monitor/health", None)
                 if all(health[part]["status"] == "healthy" for part in HEALTH):
                     return
             except (ApiError, OSError):
@@ -233,7 +234,7 @@ class EmbeddedAirflow:
             session = os.getsid(process.pid)
             if str(session) in sessions:
                 return not psutil.pid_exists(session) or _began(session) == sessions[str(session)]
-            return process.environ().get("AIRFLOW_HOME") == str(self.home)
+            return bool(process.environ().get("AIRFLOW_HOME") == str(self.home))
         except (psutil.Error, OSError):
             return False  # gone, or somebody else's
 
@@ -261,13 +262,27 @@ class EmbeddedAirflow:
     # ---- REST --------------------------------------------------------------------------------------------
 
     def get(self, path: str, **query: Any) -> Any:
-        """GET /api/v2/PATH; ApiError for an answer that is not a success, OSError when nobody answers."""
+        """GET /api/v2/PATH; ApiError for an answer that is not a success."""
         suffix = "?" + urllib.parse.urlencode(query, doseq=True) if query else ""
-        return self._request("GET", f"/api/v2/{path}{suffix}", None)
+        return self._insist("GET", f"/api/v2/{path}{suffix}", None)
 
     def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
         """POST or PATCH `body` as JSON to /api/v2/PATH."""
-        return self._request(method, f"/api/v2/{path}", body)
+        return self._insist(method, f"/api/v2/{path}", body)
+
+    def _insist(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        """A request, repeated while the server is too busy: SQLite has one writer, and says so by an error 500."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._request(method, path, body)
+            except (ApiError, OSError) as error:
+                self.check_alive()
+                if isinstance(error, ApiError) and error.status < 500:
+                    raise
+                if time.monotonic() > deadline:
+                    raise AirflowError(f"{method} {path} failed for {BUSY_SECONDS} s: {error}") from None
+                time.sleep(0.5)
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"}
