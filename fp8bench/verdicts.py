@@ -44,6 +44,7 @@ from .speedups import geomean_speedup
 
 BROKEN = (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT)
 TOLD = (*BROKEN, Verdict.REGRESSED)  # what a cause, and so a mail, is about
+_CHOSEN_CLOCKS = {"applications_clocks", "sync_boost"}  # steady, and so better for measuring than any other
 _LOUDNESS = {verdict: rank for rank, verdict in enumerate(Verdict)}
 _OF_CHECK = {
     CheckStatus.WRONG: Verdict.WRONG,
@@ -349,8 +350,9 @@ def _why_invalid(night: _Night, timed: Sequence[TimingReport]) -> str:
 
 
 def throttled_share(timed: Sequence[TimingReport]) -> float:
-    """Share of launches before or after which the device said that it held its clocks down."""
-    throttled = {(report.shard, state.launch) for report in timed for state in report.states if state.throttle}
+    """Share of launches before or after which the device held its clocks down, other than because somebody fixed them."""
+    states = [(report.shard, state) for report in timed for state in report.states]
+    throttled = {(shard, state.launch) for shard, state in states if set(state.throttle) - _CHOSEN_CLOCKS}
     launches = sum(report.launches for report in timed)
     return len(throttled) / launches if launches else 0.0
 

@@ -175,6 +175,11 @@ def test_a_throttled_night_accuses_nobody() -> None:
     assert "throttled in 50% of the launches" in found.sentence
 
 
+def test_clocks_that_somebody_fixed_are_not_throttled() -> None:
+    states = tuple(DeviceState(when="after", launch=launch, throttle=("applications_clocks",)) for launch in range(6))
+    assert judge(samples({}), timing=TimingReport(shard=0, launches=6, states=states)).exit_code == 0
+
+
 def test_a_night_that_timed_little_is_invalid() -> None:
     found = judge(samples({}, cells=CELLS[:3]))
     assert found.exit_code == 3
