@@ -350,7 +350,7 @@ def _why_invalid(night: _Night, timed: Sequence[TimingReport]) -> str:
 
 
 def throttled_share(timed: Sequence[TimingReport]) -> float:
-    """Share of launches before or after which the device held its clocks down, other than because somebody fixed them."""
+    """Share of launches before or after which the device held its clocks down unasked."""
     states = [(report.shard, state) for report in timed for state in report.states]
     throttled = {(shard, state.launch) for shard, state in states if set(state.throttle) - _CHOSEN_CLOCKS}
     launches = sum(report.launches for report in timed)
