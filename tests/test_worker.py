@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -237,6 +238,19 @@ def test_each_plant_is_found(
     result = checks[CANDIDATE, hidden]
     assert result.status is status, result
     assert word in result.detail
+
+
+def test_equal_machine_code_is_checked_once(config: Config, builds: dict[str, Path], tmp_path: Path) -> None:
+    for role, build in builds.items():
+        shutil.copytree(build, tmp_path / role)
+        manifest = {"libraries": [{"backend": "cpu", "identity": "the same"}]}
+        (tmp_path / role / "build.json").write_text(json.dumps(manifest))
+    told: list[tuple[str, int, int]] = []
+    copies = {role: tmp_path / role for role in builds}
+    jobs = [("cpu", _case(SOUND))]
+    results = check_builds(config, copies, jobs, "cpu", 7, tmp_path / "logs", lambda *event: told.append(event))
+    assert [(result.role, result.status) for result in results] == [(role, CheckStatus.OK) for role in builds]
+    assert told == [("check", 1, 1)]
 
 
 def test_jobs_are_shared_by_case() -> None:

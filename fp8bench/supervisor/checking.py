@@ -13,6 +13,7 @@ from ..protocol import CheckJob, CheckRequest, Device
 from ..records import CheckResult, CheckStatus, Role
 from ..spec import Case
 from .items import Progress, Status, counted, run_all
+from .launches import equal_backends
 from .process import Worker, worker_environment
 
 MOST_WORKERS = 8  # at once: answers do not depend on who else runs, and compiling keeps a core busy each
@@ -36,23 +37,34 @@ def check_builds(
 ) -> list[CheckResult]:
     """Check every job (backend name, case) of every build against the oracle, in processes of each build's own.
 
-    builds: role -> build directory; roles that share one are checked once, and both get the results. Several workers
-    share the jobs by case, so that each case's oracle is computed in one of them.
+    builds: role -> build directory; backends that run the same machine code in both are checked once, and both roles
+    get the results. Several workers share the jobs by case, so that each case's oracle is computed in one of them.
     Triton on a CPU runs through its interpreter. What crashes or hangs is a result like any other; WorkerError
     only where no worker can be started. The results are in the order of the roles and the jobs.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    note = counted(progress, "check", len(jobs) * len(set(builds.values())))
-    checked: dict[Path, dict[tuple[str, str], CheckResult]] = {}
-    for role, build in builds.items():
-        if build not in checked:
-            start = _starter(config, role, build, device, seed, log_dir, gpu_index)
-            checked[build] = _check_build(role, jobs, device, start, note)
-    return [
-        checked[build][backend, case.id].model_copy(update={"role": role})
+    source = _sources(builds, {backend for backend, _ in jobs})
+    todo = {role: [job for job in jobs if source[role, job[0]] == role] for role in builds}
+    note = counted(progress, "check", sum(map(len, todo.values())))
+    checked = {
+        role: _check_build(
+            role, todo[role], device, _starter(config, role, build, device, seed, log_dir, gpu_index), note
+        )
         for role, build in builds.items()
+    }
+    return [
+        checked[source[role, backend]][backend, case.id].model_copy(update={"role": role})
+        for role in builds
         for backend, case in jobs
     ]
+
+
+def _sources(builds: Mapping[Role, Path], backends: set[str]) -> dict[tuple[Role, str], Role]:
+    """(role, backend) -> the role that is checked for it: the first of those that run the same machine code."""
+    first = next(iter(builds), None)
+    one = len(set(builds.values())) == 1
+    equal = backends if one else equal_backends(builds)
+    return {(role, name): first if first and name in equal else role for role in builds for name in backends}
 
 
 Start = Callable[[str, bool, Sequence[CheckJob]], Worker]  # log name, whether through Triton's interpreter, jobs
