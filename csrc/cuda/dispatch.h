@@ -14,6 +14,7 @@ namespace fp8bench {
 constexpr int kLargestLanes = 32 * kLaneElements; // elements of the longest segment that quantize_by_lanes takes
 constexpr int kLaneThreads = 256, kFewLaneThreads = 64; // a block; less while there are too few blocks to fill the GPU
 constexpr int kUsualVectors = 4;    // a thread, at most, of segments that also fit with fewer
+constexpr unsigned kFewBlockThreads = 64; // of a block, at least, that has more vectors a thread than it must
 constexpr int kOneBlock = 2048;     // vectors up to which one block quantizes a tensor, and a cluster beyond
 constexpr int kTileThreads = 256;   // a block that quantizes a tile of a large tensor
 constexpr int kMaximaBlocks = 2;    // a multiprocessor, that look for the largest magnitude of a large tensor
@@ -68,7 +69,7 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, uns
     const unsigned held = vectors ? kBlockVectors[i] : kSingles;
     const uint64_t needed = std::max<uint64_t>(round_up(divide_up(share, held), kWarp), kWarp);
     if (needed > 1024 || (forced.vectors && vectors && held != forced.vectors)) continue;
-    if (choice.possible && held > kUsualVectors) break;
+    if (choice.possible && (held > kUsualVectors || needed < kFewBlockThreads)) break;
     choice = {true, i, {static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster}};
     if (segments * needed <= static_cast<uint64_t>(machine.threads)) break;
   }

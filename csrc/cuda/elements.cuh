@@ -8,15 +8,36 @@
 
 namespace fp8bench {
 
+#ifdef __CUDACC__ // a host that emulates the kernels (tests/emulation) brings its own
+
+// The larger of the numbers in the low and in the high halves; of NaN and a number: NaN.
+static __device__ __forceinline__ uint32_t larger_halves_bf16(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
+static __device__ __forceinline__ uint32_t larger_halves_f16(uint32_t a, uint32_t b) {
+  uint32_t result;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+}
+
+static __device__ __forceinline__ float half_to_float(uint16_t half) {
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(half));
+  return result;
+}
+
+#endif
+
 // An input dtype has: Storage, its bits; magnitudes(word), without signs; larger(a, b), of two words of magnitudes;
 // pattern(word), the largest of its magnitudes; value(pattern); element(word, i).
 struct Bfloat16 {
   using Storage = uint16_t;
   static __device__ __forceinline__ uint32_t magnitudes(uint32_t word) { return word & 0x7FFF7FFF; }
   static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
-    uint32_t result; // of NaN and a number: NaN
-    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    return result;
+    return larger_halves_bf16(a, b);
   }
   static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return max(word & 0xFFFF, word >> 16); }
   static __device__ __forceinline__ float value(uint32_t pattern) { return __uint_as_float(pattern << 16); }
@@ -29,15 +50,11 @@ struct Float16 {
   using Storage = uint16_t;
   static __device__ __forceinline__ uint32_t magnitudes(uint32_t word) { return word & 0x7FFF7FFF; }
   static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
-    uint32_t result; // of NaN and a number: NaN
-    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
-    return result;
+    return larger_halves_f16(a, b);
   }
   static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return max(word & 0xFFFF, word >> 16); }
   static __device__ __forceinline__ float value(uint32_t pattern) {
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(static_cast<uint16_t>(pattern)));
-    return result;
+    return half_to_float(static_cast<uint16_t>(pattern));
   }
   static __device__ __forceinline__ float element(uint32_t word, int i) { return value(i == 0 ? word : word >> 16); }
 };

@@ -1,0 +1,178 @@
+// Enough of CUDA to run the kernels of csrc/cuda on a host, one block after the other: its threads are fibers that
+// take turns at every exchange. It emulates a GPU of compute capability 8.0, without clusters, hardware conversion
+// and dependent launch; what it shows is that every element is read, reduced and written where it should.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __grid_constant__
+#define __shared__ static // blocks run one after the other
+
+struct dim3 {
+  unsigned x, y = 1, z = 1;
+  dim3(unsigned width = 1) : x(width) {}
+};
+struct uint2 {
+  uint32_t x, y;
+};
+struct uint4 {
+  uint32_t x, y, z, w;
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+using std::max;
+
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// ---- A block of fibers --------------------------------------------------------------------------------------
+
+namespace emulation {
+
+constexpr unsigned kThreads = 1024, kWarp = 32, kStack = 65536;
+
+// Threads wait here until as many as belong to it have come.
+struct Barrier {
+  unsigned come = 0, passed = 0;
+};
+
+inline ucontext_t scheduler, fibers[kThreads];
+inline std::vector<char> stacks(size_t{kThreads} * kStack);
+inline bool ended[kThreads];
+inline Barrier block, warps[kThreads / kWarp];
+inline uint32_t exchanged[kThreads];
+inline const std::function<void()> *kernel;
+
+inline void wait(Barrier &barrier, unsigned threads) {
+  const unsigned passed = barrier.passed, thread = threadIdx.x;
+  if (++barrier.come == threads) barrier.come = 0, ++barrier.passed;
+  while (barrier.passed == passed) swapcontext(&fibers[thread], &scheduler);
+}
+
+inline void wait_for_warp() { wait(warps[threadIdx.x / kWarp], kWarp); }
+
+inline void run_thread() {
+  (*kernel)();
+  ended[threadIdx.x] = true;
+}
+
+inline void start_thread(unsigned thread) {
+  ended[thread] = false;
+  getcontext(&fibers[thread]);
+  fibers[thread].uc_stack.ss_sp = &stacks[size_t{thread} * kStack];
+  fibers[thread].uc_stack.ss_size = kStack;
+  fibers[thread].uc_link = &scheduler;
+  makecontext(&fibers[thread], run_thread, 0);
+}
+
+inline void run_block(const std::function<void()> &body) {
+  kernel = &body;
+  for (unsigned thread = 0; thread < blockDim.x; ++thread) start_thread(thread);
+  for (bool running = true; running;) {
+    running = false;
+    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) {
+      if (ended[threadIdx.x]) continue;
+      running = true;
+      swapcontext(&scheduler, &fibers[threadIdx.x]);
+    }
+  }
+}
+
+// The larger of two halves without signs; of NaN and a number: NaN.
+inline uint32_t larger_half(uint32_t a, uint32_t b, uint32_t infinity) {
+  return a > infinity || b > infinity ? 0x7FFF : max(a, b);
+}
+
+} // namespace emulation
+
+inline void __syncthreads() { emulation::wait(emulation::block, blockDim.x); }
+
+inline uint32_t __shfl_xor_sync(uint32_t, uint32_t value, int distance) {
+  const unsigned thread = threadIdx.x;
+  emulation::exchanged[thread] = value;
+  emulation::wait_for_warp();
+  const uint32_t other = emulation::exchanged[thread ^ static_cast<unsigned>(distance)];
+  emulation::wait_for_warp();
+  return other;
+}
+
+inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
+  for (unsigned distance = 1; distance < emulation::kWarp; distance *= 2)
+    value = max(value, __shfl_xor_sync(mask, value, static_cast<int>(distance)));
+  return value;
+}
+
+namespace fp8bench {
+
+inline uint32_t larger_halves(uint32_t a, uint32_t b, uint32_t infinity) {
+  const uint32_t low = emulation::larger_half(a & 0xFFFF, b & 0xFFFF, infinity);
+  return low | emulation::larger_half(a >> 16, b >> 16, infinity) << 16;
+}
+inline uint32_t larger_halves_bf16(uint32_t a, uint32_t b) { return larger_halves(a, b, 0x7F80); }
+inline uint32_t larger_halves_f16(uint32_t a, uint32_t b) { return larger_halves(a, b, 0x7C00); }
+
+inline float half_to_float(uint16_t half) {
+  _Float16 value;
+  memcpy(&value, &half, sizeof value);
+  return static_cast<float>(value);
+}
+
+} // namespace fp8bench
+
+// ---- The runtime --------------------------------------------------------------------------------------------
+
+using cudaError_t = int;
+using cudaStream_t = void *;
+enum { cudaSuccess = 0 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxThreadsPerMultiProcessor,
+  cudaDevAttrComputeCapabilityMajor
+};
+enum { cudaLaunchAttributeProgrammaticStreamSerialization, cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute {
+  int id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+    dim3 clusterDim;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute *attrs;
+  unsigned numAttrs;
+};
+
+inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
+  const int values[] = {4, 2048, 8}; // few multiprocessors, so that small tensors go the ways of large ones
+  *value = values[attribute];
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int *device) { return *device = 0; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char *cudaGetErrorString(cudaError_t) { return ""; }
+
+template <class... Parameters>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...), Parameters... arguments) {
+  gridDim = config->gridDim, blockDim = config->blockDim;
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) emulation::run_block([&] { kernel(arguments...); });
+  return cudaSuccess;
+}

@@ -1,0 +1,132 @@
+"""The CUDA kernels' own sources on the host: every element is read, reduced and written where it should.
+
+`tests/emulation` runs the threads of a block as fibers. What it cannot show (clusters, hardware conversion, order
+between kernels, speed) is for `ci/gpu/check_kernels.py` on a GPU.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fp8bench import paths, reference, tensors, toolchain
+from fp8bench.backends._native import NativeError, NativeLibrary, arguments
+from fp8bench.spec import Case
+
+HERE = Path(__file__).parent
+MARGIN = 32  # poisoned codes before and behind
+NO_CLUSTER = 15 << 24  # FP8BENCH_CLUSTER_SHIFT: two kernels instead
+
+# Each kernel with vectors and without, segments that fill their threads and that do not, one token and many.
+SIZES = {
+    "per-tensor": ("1x1", "3x5", "16x1000", "9x4096", "40x2056"),
+    "per-token": ("1x7", "5x96", "3x896", "33x513", "2x9001", "3x70000"),
+    "group-1-row": ("3x16",),
+    "group-7-row": ("5x35",),
+    "group-8-col": ("9x24",),
+    "group-64-row": ("1x896", "17x896"),
+    "group-64-col": ("1x896", "19x896", "67x64"),
+    "group-96-col": ("5x576",),
+    "group-100-row": ("5x600",),
+    "group-128-row": ("17x1024",),
+    "group-128-col": ("17x1024",),
+    "group-512-col": ("3x1024",),
+    "group-1024-row": ("3x2048",),
+    "group-1024-col": ("3x2048",),
+}
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> NativeLibrary:
+    out = tmp_path_factory.mktemp("emulation") / "libfp8bench_cuda-emulated.so"
+    flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden"]
+    flags += ['-DFP8BENCH_SOURCE_HASH="emulated"', f"-I{HERE / 'emulation'}", f"-I{paths.CSRC}"]
+    source = str(HERE / "emulation" / "library.cpp")
+    subprocess.run([*toolchain.find_cxx().command, *flags, source, "-o", str(out)], check=True)
+    return NativeLibrary(out)
+
+
+def _input(case: Case, gap: int = 0, shift: int = 0) -> Tensor:
+    """Random values with NaN, infinities and zeros in some rows, `gap` elements between rows, from `shift` on."""
+    values = tensors.random_input(case, "cpu", seed=case.tokens)
+    values[1::4, case.hidden // 2] = torch.nan
+    values[2::4, case.hidden - 1] = -torch.inf
+    values[3::4] = -0.0
+    buffer = torch.empty(shift + case.tokens * (case.hidden + gap), dtype=values.dtype)
+    x = buffer[shift:].view(case.tokens, case.hidden + gap)[:, : case.hidden]
+    return x.copy_(values)
+
+
+def _check(library: NativeLibrary, case: Case, x: Tensor, bound: float | None = None, flags: int = 0) -> None:
+    scheme = case.scheme
+    around = torch.full((x.numel() + 2 * MARGIN + 1,), tensors.POISON_CODE, dtype=torch.uint8)
+    start = MARGIN + x.storage_offset() % 2  # codes as badly aligned as x
+    codes = around[start : start + x.numel()].view(x.shape)
+    scales = tensors.empty_scales(scheme, *x.shape, "cpu").fill_(tensors.POISON_SCALE)
+    scale = scales.clone().uniform_(1e-3, 2.0) if scheme.static else None
+    scale_ub = None if bound is None else torch.tensor(bound)
+    args = arguments(scheme, x, codes, scales, scale, scale_ub)
+    workspace = torch.full((library.workspace_bytes(args),), 0xFF, dtype=torch.uint8)
+    args.workspace, args.flags = workspace.data_ptr(), flags
+    library.quantize(args)
+    expected_codes, expected_scales = reference.quantize(x, scheme, scale, scale_ub)
+    assert torch.equal(codes, expected_codes)
+    assert scheme.static or torch.equal(scales.nan_to_num(nan=-7.0), expected_scales.nan_to_num(nan=-7.0))
+    around[start : start + x.numel()] = tensors.POISON_CODE
+    assert (around == tensors.POISON_CODE).all()
+
+
+def _cases(dtypes: tuple[str, ...] = DTYPES, suffix: str = "") -> list[Case]:
+    return [Case.parse(f"{name}{suffix}/{d}/{size}") for name, sizes in SIZES.items() for size in sizes for d in dtypes]
+
+
+@pytest.mark.parametrize("case", _cases(), ids=lambda case: case.id)
+def test_bits(library: NativeLibrary, case: Case) -> None:
+    _check(library, case, _input(case))
+
+
+@pytest.mark.parametrize("case", _cases(("bfloat16",), "-static") + _cases(("float32",), "-ue8m0"), ids=lambda c: c.id)
+def test_options(library: NativeLibrary, case: Case) -> None:
+    _check(library, case, _input(case))
+
+
+@pytest.mark.parametrize("scheme", ["per-tensor", "per-token", "group-64-row", "group-64-col"])
+def test_places_in_memory(library: NativeLibrary, scheme: str) -> None:
+    """Gaps between rows and odd addresses, with vectors where they still fit."""
+    for size in ("5x640", "3x1088"):
+        for gap, shift in ((8, 0), (8, 8), (3, 0), (0, 1), (8, 1)):
+            for suffix in ("", "-static"):
+                case = Case.parse(f"{scheme}{suffix}/bfloat16/{size}")
+                _check(library, case, _input(case, gap, shift))
+
+
+@pytest.mark.parametrize("bound", [0.5, 0.0, float("inf"), float("nan")])
+def test_bounded_scales(library: NativeLibrary, bound: float) -> None:
+    for name in ("per-token/bfloat16/9x896", "per-tensor/float16/4x96", "group-64-row/float32/5x128"):
+        case = Case.parse(name)
+        _check(library, case, _input(case), bound)
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 4, 8])
+@pytest.mark.parametrize("threads", [0, 64, 1024])
+def test_forced_launch_shapes(library: NativeLibrary, vectors: int, threads: int) -> None:
+    for name in ("per-token/bfloat16/3x1096", "per-tensor/bfloat16/9x4096", "group-64-col/float16/9x128"):
+        case = Case.parse(name)
+        _check(library, case, _input(case), flags=NO_CLUSTER | vectors << 8 | threads // 32 << 16)
+
+
+def test_bad_arguments_are_refused_in_words(library: NativeLibrary) -> None:
+    case = Case.parse("group-64-row/bfloat16/2x128")
+    x, scales = _input(case), torch.empty(2, 2)
+    args = arguments(case.scheme, x, torch.empty(2, 128, dtype=torch.uint8), scales)
+    args.group = 100
+    with pytest.raises(NativeError, match="BAD_ARGUMENT: hidden is not divisible by the group size"):
+        library.quantize(args)
+    args.group, args.x = 64, None
+    with pytest.raises(NativeError, match="x or codes is null"):
+        library.quantize(args)
