@@ -43,10 +43,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
-# What measures time runs alone, after the rest.
+# What measures time runs alone, after the rest. (5: no test is marked so.)
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "not timing"
-	$(BIN)/python -m pytest -m timing
+	$(BIN)/python -m pytest -m timing || [ $$? -eq 5 ]
 
 lock: $(READY)
 	ci/lock
