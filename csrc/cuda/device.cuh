@@ -65,12 +65,24 @@ static __device__ __forceinline__ uint32_t max_of_block(uint32_t value, uint32_t
 
 #if __CUDA_ARCH__ >= 900
 
-static __device__ __forceinline__ uint32_t cluster_rank() {
+static __device__ __forceinline__ uint32_t cluster_number() { // in the grid, which is one-dimensional
+  uint32_t number;
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(number));
+  return number;
+}
+
+static __device__ __forceinline__ uint32_t cluster_rank() { // of this block in its cluster
   uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
 
+// Tells the others that this block runs; orders no memory.
+static __device__ __forceinline__ void cluster_announce() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+// Makes what this block wrote visible to the others that wait.
 static __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
@@ -89,8 +101,8 @@ static __device__ __forceinline__ void store_in_block(uint32_t rank, uint32_t *s
                : "memory");
 }
 
-// Over a cluster of `blocks` blocks; all threads get it. Call cluster_arrive() before, which tells the others that
-// this block's shared memory exists. Every warp writes its maximum to all blocks, so one more barrier is enough.
+// Over a cluster of `blocks` blocks; all threads get it. Call cluster_announce() before: the others must know that this
+// block's shared memory exists. Every warp writes its maximum to all blocks, so one more barrier is enough.
 static __device__ __forceinline__ uint32_t max_of_cluster(uint32_t value, uint32_t blocks,
                                                           uint32_t (&slots)[kMostWarps * kMostCluster]) {
   const uint32_t lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;

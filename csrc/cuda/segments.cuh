@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
   uint32_t number = blockIdx.x, rank = 0;
 #if __CUDA_ARCH__ >= 900
   if (cluster > 1) {
-    cluster_arrive();
-    number = blockIdx.x / cluster, rank = cluster_rank();
+    cluster_announce();
+    number = cluster_number(), rank = cluster_rank();
   }
 #endif
   const Segment segment = segment_of(number, all);
