@@ -30,7 +30,7 @@ from pathlib import Path
 
 from . import config as settings
 from . import git, libraries, paths, records
-from .backends import INTERFACE, NAMES
+from .backends import EVERY, INTERFACE, NAMES
 from .config import Config
 from .errors import BuildError, RunDirError, ToolchainError
 from .records import Built, BuiltLibrary, Document, Role
@@ -88,7 +88,7 @@ def default_build(config: Config | None = None) -> Path:
     The CUDA library is part of it where there are a GPU and a CUDA compiler. BuildError if a library does not compile.
     """
     config = config or settings.load()
-    wanted = [name for name in NAMES if name != "cuda" or any(Path(node).exists() for node in _GPU_NODES)]
+    wanted = [name for name in EVERY if name != "cuda" or any(Path(node).exists() for node in _GPU_NODES)]
     with _tree(config.builds_dir) as tree:
         _copy_sources(paths.CSRC, paths.BACKENDS, tree)
         built = _build_tree(tree, "", "candidate", config, wanted, True)
@@ -188,7 +188,7 @@ def _attempt(name: str, tree: Path, config: Config, compilers: ThreadPoolExecuto
 
 def _attempt_all(tree: Path, config: Config, wanted: Sequence[str]) -> list[_Attempt]:
     """Attempt the wanted backends and those that need no compiler, libraries side by side."""
-    names = [name for name in NAMES if name in wanted or name not in libraries.NATIVE]
+    names = [name for name in EVERY if name in wanted or name not in libraries.NATIVE]
     if set(names) & set(libraries.NATIVE):
         find_cxx()  # without it nothing can be compiled, and that is no fault of the commit
     with (

@@ -5,7 +5,8 @@ an outlier a group, signed zeros); special (rows of zeros, with NaN, with infini
 `scale_ub` per-token). A large case is checked on random input in its own size, and on the others with few tokens.
 Outputs are poisoned and padded by guards before each call, so that what is not written, or written beside, shows.
 
-`cuda`, `triton` and `cpu` must agree bit for bit. For `torch` a compiler owns the arithmetic: see `TorchBounds`.
+`cuda`, `triton` and `cpu` must agree bit for bit. For `torch` a compiler owns the arithmetic: see `TorchBounds`. A
+yardstick is checked for what it claims to be: see `FIXED_SCALES`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class TorchBounds:
 
 BOUNDS = TorchBounds()
 BOUNDED = frozenset({"torch"})  # every other backend is bit-exact
+# Yardsticks that compute no scale: their codes are those of a static scheme with this scale, bit for bit, and they take
+# no options.
+FIXED_SCALES = {"floor": 2.0}
 
 
 # ---- inputs -------------------------------------------------------------------------------------------------
@@ -132,8 +136,11 @@ def _sets(case: Case, generator: torch.Generator) -> Iterator[tuple[str, Tensor]
 
 
 @lru_cache(maxsize=4)
-def _inputs(case: Case, seed: int) -> tuple[tuple[Input, Tensor, Tensor], ...]:
-    """Inputs of a case with the oracle's codes and scales; kept, as every backend and build asks for the same."""
+def _inputs(case: Case, seed: int, fixed_scale: float | None = None) -> tuple[tuple[Input, Tensor, Tensor], ...]:
+    """Inputs of a case with the oracle's codes and scales; kept, as every backend and build asks for the same.
+
+    fixed_scale: the scale that stands in for computed ones.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = tensors.random_input(case, "cpu", seed)
     scale = _given_scale(case, x, generator)
@@ -142,10 +149,18 @@ def _inputs(case: Case, seed: int) -> tuple[tuple[Input, Tensor, Tensor], ...]:
     if small is not case:
         scale = _given_scale(small, x[: small.tokens], generator)
     found += [Input(name, small, values, scale) for name, values in _sets(small, generator)]
-    if case.tokens * case.hidden <= OPTIONS_UP_TO:
+    if case.tokens * case.hidden <= OPTIONS_UP_TO and fixed_scale is None:
         bound = torch.tensor(1.5) if case.scheme.group_shape.is_per_token() and not case.scheme.static else None
         found.append(Input("options", case, x, found[0].scale, bound, strided=True))
-    return tuple((entry, *reference.quantize(entry.x, case.scheme, entry.scale, entry.scale_ub)) for entry in found)
+    return tuple((entry, *_expected(entry, fixed_scale)) for entry in found)
+
+
+def _expected(entry: Input, fixed_scale: float | None) -> tuple[Tensor, Tensor]:
+    """The oracle's codes and scales."""
+    if fixed_scale is None:
+        return reference.quantize(entry.x, entry.case.scheme, entry.scale, entry.scale_ub)
+    scales = torch.full(entry.case.scheme.scale_shape(*entry.x.shape), fixed_scale)
+    return reference.quantize(entry.x, replace(entry.case.scheme, static=True), scales)
 
 
 # ---- one call -----------------------------------------------------------------------------------------------
@@ -298,7 +313,7 @@ def _compare(entry: Input, actual: tuple[Tensor, Tensor], expected: tuple[Tensor
 def _comparisons(backend: Backend, case: Case, device: str, seed: int) -> Iterator[_Comparison]:
     """Input after input; inputs of one size share a bound call."""
     bound: dict[tuple[Case, bool], _Bound] = {}
-    for entry, codes, scales in _inputs(case, seed):
+    for entry, codes, scales in _inputs(case, seed, FIXED_SCALES.get(backend.name)):
         key = (entry.case, entry.strided)
         if key not in bound:
             bound[key] = _Bound(backend, entry, device)

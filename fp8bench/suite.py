@@ -1,8 +1,9 @@
 """Which cells a night measures: shipped suites, suites of one's own, and their distribution over GPUs.
 
 A suite is a TOML file. Its grid is the product of `schemes`, `dtypes`, `tokens` and `hidden`; `cases` adds single
-cases by id. Every case is timed by every one of `backends` in every one of `regimes`. Backends in `inspect` are built
-and looked at only. A table `[cpu]` or `[cuda]` replaces keys on that device:
+cases by id. Every case is timed by every one of `backends` in every one of `regimes`; a yardstick among them (`floor`)
+is timed once a size and dtype. Backends in `inspect` are built and looked at only. A table `[cpu]` or `[cuda]` replaces
+keys on that device:
 
     schemes = ["per-token", "group-128-col"]
     dtypes = ["bfloat16"]
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
 
-from .backends import check_name
+from .backends import EVERY, YARDSTICKS, check_name, yardstick_case
 from .errors import SuiteError, UsageError
 from .spec import REGIMES, Case, Cell, Scheme, parse_dtype
 
@@ -142,8 +143,10 @@ def _cells(keys: _Keys) -> tuple[Cell, ...]:
     grid = product(keys.schemes, keys.dtypes, keys.tokens, keys.hidden)
     cases = [Case(Scheme.parse(scheme), parse_dtype(dtype), *size) for scheme, dtype, *size in grid]
     cases = list(dict.fromkeys([*cases, *map(Case.parse, keys.cases)]))
-    backends = [check_name(name) for name in dict.fromkeys(keys.backends)]
+    backends = [check_name(name, EVERY) for name in dict.fromkeys(keys.backends)]
     for regime in keys.regimes:
         if regime not in REGIMES:
             raise UsageError(f"unknown cache regime {regime!r}: use one of {', '.join(REGIMES)}.")
-    return tuple(Cell(*parts) for parts in product(backends, cases, dict.fromkeys(keys.regimes)))
+    sizes = list(dict.fromkeys(map(yardstick_case, cases)))
+    timed = [(name, sizes if name in YARDSTICKS else cases) for name in backends]
+    return tuple(Cell(name, *parts) for name, found in timed for parts in product(found, dict.fromkeys(keys.regimes)))

@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 import pandas as pd
 
 from . import stats, wording
-from .backends import CHECKED_ONLY, REFERENCE
+from .backends import CHECKED_ONLY, REFERENCE, YARDSTICKS
 from .config import VerdictSettings
 from .records import (
     BackendVerdict,
@@ -119,6 +119,9 @@ class _Night:
         return self.settings.margin(self.prepared.environment.device)
 
     def is_control(self, backend: str) -> bool:
+        """Whether timing accuses the backend of nothing: its machine code is the same twice, or it is a yardstick."""
+        if backend in YARDSTICKS:
+            return True
         ours, theirs = (self.built.role(role).library(backend) for role in (CANDIDATE, BASELINE))
         return ours is not None and theirs is not None and bool(ours.identity) and ours.identity == theirs.identity
 
@@ -220,7 +223,17 @@ def _effect(estimate: stats.Estimate) -> Effect:
 
 
 def _before_timing(night: _Night, cell: Cell) -> tuple[Verdict, str] | None:
-    """Verdict and reason of a cell that building, checking or a crash has settled; None when timing decides."""
+    """Verdict and reason of a cell that building, checking or a crash has settled; None when timing decides.
+
+    A broken yardstick is missing, and accuses nobody.
+    """
+    settled = _settled(night, cell)
+    if settled and settled[0] in BROKEN and cell.backend in YARDSTICKS:
+        return Verdict.MISSING, settled[1]
+    return settled
+
+
+def _settled(night: _Night, cell: Cell) -> tuple[Verdict, str] | None:
     if settled := _not_built(night, cell.backend):
         return settled
     ours = night.checks.get((CANDIDATE, cell.backend, cell.case.id))
@@ -270,12 +283,18 @@ def _cell_verdict(
     return CellVerdict(
         cell=cell,
         verdict=late[0],
-        reason="the builds run the same machine code here" if late[0] is Verdict.CONTROL else "",
+        reason=_why_control(_backend(cell)) if late[0] is Verdict.CONTROL else "",
         effect=late[1],
         baseline_us=_microseconds(times, cell, BASELINE),
         candidate_us=_microseconds(times, cell, CANDIDATE),
         spread=float(spread.loc[cell]),
     )
+
+
+def _why_control(backend: str) -> str:
+    if backend in YARDSTICKS:
+        return "what the others are measured against: not judged"
+    return "the builds run the same machine code here"
 
 
 def _why_untimed(night: _Night, cell: str) -> str:
@@ -363,6 +382,8 @@ def _moved_control(night: _Night) -> str:
     They are timed in few launches, so each cell and launch counts as a replicate.
     """
     for backend in _backend_names(night.prepared):
+        if backend in YARDSTICKS:  # may run other machine code in each build
+            continue
         controls = [cell for cell in night.effects if str(cell).startswith(f"{backend}/") and night.is_control(backend)]
         effects = night.effects[controls].to_numpy(dtype=float).ravel()
         moved = stats.estimate(effects, night.margin, night.settings.confidence)
@@ -425,7 +446,7 @@ def _speedups(cells: Sequence[CellVerdict]) -> list[Speedup]:
     return [
         _speedup(key, members, times)
         for key, members in _by_family(cells).items()
-        if key[0] != REFERENCE and any(Cell.parse(cell.cell).backend == REFERENCE for cell in cells)
+        if key[0] not in (REFERENCE, *YARDSTICKS) and any(Cell.parse(cell.cell).backend == REFERENCE for cell in cells)
     ]
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
-from .backends import TITLES
+from .backends import TITLES, YARDSTICKS
 from .records import CellVerdict, Effect, Verdict
 
 SUBJECT_LIMIT = 150  # characters
@@ -113,6 +113,8 @@ def backend_sentence(backend: str, verdict: Verdict, cells: Iterable[CellVerdict
         worst = max((cell for cell in accused if cell.effect), key=lambda cell: _value(cell.effect), default=None)
         tail = f", worst {effect_text(worst.effect)} {worst.cell.partition('/')[2]}" if worst else ""
         return f"{name}: {count(len(accused), 'cell')} regressed{tail}"
+    if verdict is Verdict.CONTROL and backend in YARDSTICKS:
+        return f"{name}: measured for the others to compare with ({count(len(cells), 'cell')})"
     if verdict is Verdict.CONTROL:
         return f"{name}: unchanged, the same machine code in both builds ({count(len(cells), 'cell')})"
     if verdict in (Verdict.OK, Verdict.IMPROVED, Verdict.UNRESOLVED):

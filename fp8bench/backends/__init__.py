@@ -6,7 +6,8 @@ siblings (`from ._native import ...`) and its own kernel language, and nothing e
 must offer is `Backend`, made by its function `create(build)`, where `build` is the directory with the kernel
 libraries (backends without one ignore it).
 
-To add a backend: write `backends/<name>.py` and add its name to `NAMES`.
+To add a backend: write `backends/<name>.py` and add its name to `NAMES`. A yardstick is a file like any other and
+has its name in `YARDSTICKS`.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ import hashlib
 import importlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import UsageError
+from ..spec import Case, GroupShape, Scheme
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..spec import Case, Scheme
-
 INTERFACE = 1  # counts changes of `Backend`; build.json records it, and other versions are refused
 
 NAMES = ("torch", "cuda", "triton", "cpu")
-TITLES = {"torch": "Torch (Compiled)", "cuda": "CUDA", "triton": "Triton", "cpu": "CPU"}
+YARDSTICKS = ("floor",)  # loaded and timed like backends, to measure these against: never judged, in no speedup
+EVERY = (*NAMES, *YARDSTICKS)
+TITLES = {"torch": "Torch (Compiled)", "cuda": "CUDA", "triton": "Triton", "cpu": "CPU", "floor": "Floor"}
 REFERENCE = "torch"  # speedups are over this one
 CHECKED_ONLY = {("triton", "cpu"): "Triton runs through its interpreter on a CPU: checked, and not worth timing"}
 
@@ -64,10 +66,15 @@ class Backend(Protocol):
         ...
 
 
-def check_name(name: str) -> str:
-    if name not in NAMES:
-        raise UsageError(f"unknown backend {name!r}: use one of {', '.join(NAMES)}.")
+def check_name(name: str, allowed: Sequence[str] = NAMES) -> str:
+    if name not in allowed:
+        raise UsageError(f"unknown backend {name!r}: use one of {', '.join(allowed)}.")
     return name
+
+
+def yardstick_case(case: Case) -> Case:
+    """The case that a yardstick measures in place of `case`: it depends on size and dtype alone."""
+    return Case(Scheme(GroupShape.PER_TENSOR), case.dtype, case.tokens, case.hidden)
 
 
 @lru_cache
@@ -83,5 +90,5 @@ def _package(directory: Path) -> str:
 def load(name: str, build: Path) -> Backend:
     """The backend `name` with the sources (`backends/`) and libraries of the build directory `build`."""
     package = _package((build / "backends").resolve())
-    backend: Backend = importlib.import_module(f"{package}.{check_name(name)}").create(build)
+    backend: Backend = importlib.import_module(f"{package}.{check_name(name, EVERY)}").create(build)
     return backend

@@ -139,6 +139,11 @@ class NativeLibrary:
     def quantize(self, args: Arguments) -> None:
         """Run (CPU) or enqueue (CUDA) the quantization that `args` describes; NativeError where it is refused."""
         if status := self._quantize(ctypes.byref(args)):
+            self.require(status)
+
+    def require(self, status: int) -> None:
+        """NativeError for the status of a call that was refused."""
+        if status:
             name, reason = STATUS.get(status, str(status)), self._last_error().decode(errors="replace")
             raise NativeError(f"{self.path.name}: {name}: {reason or 'no reason given'}.")
 

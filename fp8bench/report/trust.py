@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from .. import wording
+from ..backends import YARDSTICKS
 from ..night import Night
 from ..records import DeviceState, Verdict
 from .tones import Tone
@@ -42,7 +43,8 @@ def _cells(night: Night) -> Tile:
 
 
 def _controls(night: Night) -> Tile:
-    controls = [facts.verdict for facts in night.facts if facts.verdict.verdict is Verdict.CONTROL]
+    found = [facts for facts in night.facts if facts.cell.backend not in YARDSTICKS]
+    controls = [facts.verdict for facts in found if facts.verdict.verdict is Verdict.CONTROL]
     effects = [abs(verdict.effect.value) for verdict in controls if verdict.effect]
     if not effects:
         return Tile("Controls", "none", "every backend changed")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from ..backends import REFERENCE
+from ..backends import REFERENCE, YARDSTICKS
 from ..config import Config
 from ..errors import RunDirError
 from ..protocol import Device, TimeRequest
@@ -90,7 +90,7 @@ class LaunchPlan(NamedTuple):
 def plan_launch(cells: Sequence[Cell], controls: set[str], launch: int, seed: int, control_launches: int) -> LaunchPlan:
     """Cells in random order and builds in random load order.
 
-    controls: backends that are the same in both builds; their cells are part of the first launches only.
+    controls: backends that are the same in both builds, and yardsticks; the first launches alone have their cells.
     """
     generator = random.Random(f"{seed}/{launch}")  # noqa: S311 an order, not a secret
     order = [cell.id for cell in cells]
@@ -127,7 +127,8 @@ class _Night:
         # torch compiles each case when it is bound; where both arms would run the same code, once is enough.
         self.shared = tuple(sorted(equal & {REFERENCE}))
         # One build against itself is an A/A night: what is bound twice is then measured in every launch.
-        self.controls = set(self.shared) if builds["baseline"] == builds["candidate"] else equal
+        same = builds["baseline"] == builds["candidate"]
+        self.controls = (set(self.shared) if same else equal) | set(YARDSTICKS)
 
     def plan(self, launch: int) -> LaunchPlan:
         return plan_launch(self.cells, self.controls, launch, self.seed, self.config.timing.control_launches)
