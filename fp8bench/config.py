@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from .errors import ConfigError
 
@@ -90,6 +98,10 @@ class AirflowSettings(Section):
     retry_delay_s: float = Field(default=60, ge=0)
 
 
+def _file() -> Path:
+    return Path(os.environ.get("FP8BENCH_CONFIG", "fp8bench.toml"))
+
+
 class Config(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
@@ -120,8 +132,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get("FP8BENCH_CONFIG", "fp8bench.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
 
     @property
     def builds_dir(self) -> Path:
@@ -136,14 +147,28 @@ class Config(BaseSettings):
         return self.mlflow.tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow.db"
 
     def frozen_json(self) -> str:
-        """As stored in a run directory: everything but secrets."""
-        return self.model_dump_json(indent=1, exclude={"mail": {"password"}})
+        """As stored in a run directory: everything but secrets.
+
+        An MLflow address with a password in it is one; stages take it from the settings of now.
+        """
+        secret: dict[str, set[str]] = {"mail": {"password"}}
+        if "@" in urlsplit(self.mlflow.tracking_uri).netloc:
+            secret["mlflow"] = {"tracking_uri"}
+        return self.model_dump_json(indent=1, exclude=secret)
 
 
 def load(**overrides: Any) -> Config:
     """The resolved settings; ConfigError names the key, the value and what is allowed."""
     try:
         return Config(**overrides)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{_file()} is not TOML ({error}): mend it, or name another file in FP8BENCH_CONFIG."
+        ) from None
+    except SettingsError as error:
+        raise ConfigError(
+            f"an FP8BENCH_ environment variable cannot be read: {error}. Lists are written as JSON."
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -31,7 +31,7 @@ class Night:
         files = RunDir(run_dir)
         prepared, built, checked = files.prepared(), files.built(), files.checked()
         timed, verdicts = tuple(files.timed()), files.judged()
-        facts = tuple(metrics.facts(verdicts, checked))
+        facts = tuple(metrics.facts(verdicts, checked, prepared.environment.device_name))
         return cls(run_dir, prepared, built, checked, timed, verdicts, files.logged(), facts)
 
     @property
@@ -53,7 +53,7 @@ class Night:
     def reproduction(self, cause: Cause) -> str:
         """One command line that shows the cause again."""
         prepared = self.prepared
-        repo = wording.public_url(prepared.requested.get("repo", "") or prepared.repo)
+        repo = wording.public_url(prepared.repo)
         if cause.verdict is Verdict.NOT_BUILT:
             return shlex.join(["fp8bench", "build", "--repo", repo, "--commit", prepared.candidate.sha])
         commits = ["--candidate", prepared.candidate.sha, "--baseline", prepared.baseline.sha]

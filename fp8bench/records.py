@@ -7,6 +7,7 @@ cut off or of another version; `write` is atomic, so a file that is there is who
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -336,14 +337,15 @@ def write(document: Document, path: Path) -> None:
 
 def write_bytes(data: bytes, path: Path) -> None:
     """Atomic replacement of `path` by `data`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise RunDirError(f"cannot write {path}: {error.strerror or error}. What was written before is kept.") from None

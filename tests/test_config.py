@@ -1,0 +1,62 @@
+"""Settings: layers, refusals, and what is never stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fp8bench import config
+from fp8bench.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FP8BENCH_CONFIG")
+
+
+def test_environment_goes_before_file_and_file_before_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fp8bench.toml").write_text('suite = "reference"\n[timing]\nlaunches = 12\nquads = 4\n')
+    monkeypatch.setenv("FP8BENCH_TIMING__QUADS", "7")
+    found = config.load()
+    assert (found.suite, found.timing.launches, found.timing.quads, found.timing.block_ms) == ("reference", 12, 7, 0.5)
+    assert config.load(suite="smoke").suite == "smoke"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[timing]\nlaunches = 1\n", "timing.launches = 1"),
+        ("[timing]\nlaunch = 6\n", "timing.launch"),
+        ('device = "tpu"\n', "device = 'tpu'"),
+        ("[mail]\nport = 70000\n", "mail.port = 70000"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "fp8bench.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load()
+    assert told in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "fp8bench.toml").write_text("timing = [")
+    with pytest.raises(ConfigError, match=r"fp8bench\.toml"):
+        config.load()
+
+
+def test_secrets_are_not_stored() -> None:
+    given = config.load(
+        mail={"password": "hunter2", "host": "mail"}, mlflow={"tracking_uri": "https://me:hunter3@mlflow.example"}
+    )
+    stored = given.frozen_json()
+    assert "hunter" not in stored
+    assert '"host": "mail"' in stored
+    assert config.Config.model_validate_json(stored).mail.host == "mail"
+
+
+def test_a_variable_that_is_no_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FP8BENCH_MAIL__TO", "me@example.org")
+    with pytest.raises(ConfigError, match="written as JSON"):
+        config.load()
