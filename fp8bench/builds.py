@@ -30,7 +30,7 @@ from pathlib import Path
 
 from . import config as settings
 from . import git, libraries, paths, records
-from .backends import EVERY, INTERFACE, NAMES
+from .backends import EVERY, INTERFACE, NAMES, YARDSTICKS
 from .config import Config
 from .errors import BuildError, RunDirError, ToolchainError
 from .records import Built, BuiltLibrary, Document, Role
@@ -188,7 +188,7 @@ def _attempt(name: str, tree: Path, config: Config, compilers: ThreadPoolExecuto
 
 def _attempt_all(tree: Path, config: Config, wanted: Sequence[str]) -> list[_Attempt]:
     """Attempt the wanted backends and those that need no compiler, libraries side by side."""
-    names = [name for name in EVERY if name in wanted or name not in libraries.NATIVE]
+    names = [name for name in EVERY if name in wanted or name not in (*libraries.NATIVE, *YARDSTICKS)]
     if set(names) & set(libraries.NATIVE):
         find_cxx()  # without it nothing can be compiled, and that is no fault of the commit
     with (

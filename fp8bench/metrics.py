@@ -12,9 +12,23 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Literal
 
-from .backends import REFERENCE
+from .backends import REFERENCE, YARDSTICKS, yardstick_case
 from .records import CellVerdict, CheckReport, CheckResult, Verdicts
-from .spec import CANDIDATE, Cell
+from .spec import CANDIDATE, Case, Cell
+
+FLOOR = "floor"  # the yardstick that `over_floor` divides by
+
+# Peak bandwidth of a GPU's memory in GB/s, as its data sheet has it, by the name that the driver gives.
+MEMORY_GBPS = {
+    "NVIDIA H200": 4800.0,
+    "NVIDIA H100 80GB HBM3": 3350.0,
+    "NVIDIA H100 PCIe": 2000.0,
+    "NVIDIA A100-SXM4-80GB": 2039.0,
+    "NVIDIA A100-SXM4-40GB": 1555.0,
+    "NVIDIA B200": 8000.0,
+    "NVIDIA L40S": 864.0,
+    "NVIDIA L4": 300.0,
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class CellFacts:
     verdict: CellVerdict
     check: CheckResult | None = None  # of the candidate
     reference_us: float | None = None  # the reference backend's candidate build on the same case and regime
+    floor_us: float | None = None  # the floor's, on the same size, dtype and regime
+    memory_gbps: float | None = None  # what the device's memory can do; None where nobody knows
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ def _ratio(facts: CellFacts) -> float | None:
 
 
 def _speedup(facts: CellFacts) -> float | None:
-    if facts.cell.backend != REFERENCE and facts.reference_us and facts.verdict.candidate_us:
+    if facts.cell.backend not in (REFERENCE, *YARDSTICKS) and facts.reference_us and facts.verdict.candidate_us:
         return facts.reference_us / facts.verdict.candidate_us
     return None
 
@@ -60,6 +76,28 @@ def _speedup(facts: CellFacts) -> float | None:
 def _bandwidth(facts: CellFacts) -> float | None:
     microseconds = facts.verdict.candidate_us
     return facts.cell.case.bytes_moved / microseconds / 1e3 if microseconds else None
+
+
+def over_floor(microseconds: float | None, floor_us: float | None) -> float | None:
+    """How many times the floor a call takes."""
+    return microseconds / floor_us if microseconds and floor_us else None
+
+
+def memory_share(case: Case, regime: str, microseconds: float | None, memory_gbps: float | None) -> float | None:
+    """Share of the memory's peak bandwidth that a call reaches; defined for cold caches, as hot ones serve it."""
+    if regime != "cold" or not microseconds or not memory_gbps:
+        return None
+    return case.bytes_moved / microseconds / 1e3 / memory_gbps
+
+
+def _over_floor(facts: CellFacts) -> float | None:
+    if facts.cell.backend in YARDSTICKS:
+        return None
+    return over_floor(facts.verdict.candidate_us, facts.floor_us)
+
+
+def _memory_share(facts: CellFacts) -> float | None:
+    return memory_share(facts.cell.case, facts.cell.regime, facts.verdict.candidate_us, facts.memory_gbps)
 
 
 def _checked(field: str) -> Callable[[CellFacts], float | None]:
@@ -80,6 +118,8 @@ METRICS = (
     Metric("baseline_us", "time", "Baseline", "µs", "lower", "{:.4g}", lambda facts: facts.verdict.baseline_us),
     Metric("ratio_vs_baseline", "time", "Ratio", "×", "lower", "{:.4f}", _ratio, charted=True),
     Metric("speedup_over_torch", "time", "Speedup over Torch", "×", "higher", "{:.2f}", _speedup),
+    Metric("over_floor", "time", "Over the floor", "×", "lower", "{:.3f}", _over_floor, charted=True),
+    Metric("memory_share", "time", "Of memory bandwidth", "", "higher", "{:.1%}", _memory_share),
     Metric("bandwidth_gbps", "time", "Bandwidth", "GB/s", "higher", "{:.4g}", _bandwidth),
     Metric("spread", "time", "Spread", "", "lower", "{:.2%}", lambda facts: facts.verdict.spread),
     Metric("differing_share", "numerics", "Differing codes", "", "lower", "{:.2%}", _checked("differing_share")),
@@ -94,16 +134,18 @@ def metric(name: str) -> Metric:
     return METRICS[NAMES.index(name)]
 
 
-def facts(verdicts: Verdicts, checks: CheckReport | None) -> list[CellFacts]:
-    """What is known of each cell, in the order of the verdicts."""
+def facts(verdicts: Verdicts, checks: CheckReport | None, device_name: str = "") -> list[CellFacts]:
+    """What is known of each cell, in the order of the verdicts. device_name: as the driver gives it."""
     checked = {(result.backend, result.case): result for result in _of_candidate(checks)}
     times = {verdict.cell: verdict.candidate_us for verdict in verdicts.cells}
     found = []
     for verdict in verdicts.cells:
         cell = Cell.parse(verdict.cell)
         reference = Cell(REFERENCE, cell.case, cell.regime).id
+        floor = Cell(FLOOR, yardstick_case(cell.case), cell.regime).id
         check = checked.get((cell.backend, cell.case.id))
-        found.append(CellFacts(cell, verdict, check, times.get(reference)))
+        beside = (times.get(reference), times.get(floor), MEMORY_GBPS.get(device_name))
+        found.append(CellFacts(cell, verdict, check, *beside))
     return found
 
 

@@ -6,6 +6,7 @@ Metric prefixes sort what matters first:
     00_summary/...                     counts of verdicts, geometric means
     01_geomean_us/<family>/<regime>    02_ratio_vs_baseline/...   04_speedup_over_torch/...
     03_regressed_cells/<cell>          ratio of the offenders only
+    05_geomean_over_floor/<family>/<regime>   06_geomean_memory_share/...   where a floor was measured
     10_candidate_us/<cell> ...         every charted metric of every cell
     20_curve_us/<family>/<regime>      time over size (step: elements), 21_curve_gbps likewise
 
@@ -409,15 +410,23 @@ def _summary(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
     yield "00_summary/cells_unresolved", counts.get(Verdict.UNRESOLVED, 0)
     yield "00_summary/cells_measured", sum(facts.verdict.effect is not None for facts in mine)
     yield "00_summary/cells_expected", len(mine)
-    for name in ("candidate_us", "ratio_vs_baseline", "speedup_over_torch"):
+    for name in ("candidate_us", "ratio_vs_baseline", "speedup_over_torch", "over_floor"):
         yield f"00_summary/geomean_{name}", metrics.geomean(metrics.metric(name).compute(facts) for facts in mine)
     differing = metrics.metric("differing_share").compute
     yield "00_summary/largest_differing_share", metrics.worst(differing(facts) for facts in mine)
 
 
+_FAMILY_MEANS = {  # prefix -> metric
+    "01_geomean_us": "candidate_us",
+    "02_ratio_vs_baseline": "ratio_vs_baseline",
+    "05_geomean_over_floor": "over_floor",
+    "06_geomean_memory_share": "memory_share",
+}
+
+
 def _by_family(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
     families: list[FamilyVerdict] = [entry for entry in night.verdicts.families if entry.backend == backend]
-    for prefix, name in (("01_geomean_us", "candidate_us"), ("02_ratio_vs_baseline", "ratio_vs_baseline")):
+    for prefix, name in _FAMILY_MEANS.items():
         compute = metrics.metric(name).compute
         for family in families:
             mine = [facts for facts in night.of(backend) if _belongs(facts, family)]

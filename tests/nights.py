@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fp8bench.backends import YARDSTICKS, yardstick_case
 from fp8bench.config import Config, VerdictSettings
 from fp8bench.records import (
     BuildReport,
@@ -100,6 +101,7 @@ FAILURES = {  # state -> (check status, detail)
 BUILD_ERROR = "csrc/cpu/quantize.cpp:118: error: expected ';' before 'return' <unknown>"
 SLOWER = {  # backend -> scheme -> how much slower than the fastest
     "torch": {"per-tensor": 2.9, "per-token": 1.35, "group-64-row": 1.9, "group-64-col": 1.6, "group-128-row": 1.7},
+    "floor": {"per-tensor": 0.45},
     "triton": {"per-tensor": 1.4, "group-64-row": 1.1, "group-64-col": 1.2, "group-128-col": 1.15},
 }
 
@@ -181,6 +183,9 @@ def _plan(suite: str, state: str) -> Plan:
         for tokens, hidden in sizes
         for regime in regimes
     )
+    if device == "cuda":
+        backends += YARDSTICKS
+        cells += tuple(dict.fromkeys(Cell("floor", yardstick_case(cell.case), cell.regime) for cell in cells))
     plan = Plan(suite, state, device, backends, cells, launches, quads, noise, margin)
     return replace(plan, planted=_planted(plan), failed=frozenset(_failed(plan)))
 

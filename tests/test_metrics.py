@@ -28,6 +28,11 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     return Night.read(make_night(tmp_path_factory.mktemp("night"), "wrong"))
 
 
+@pytest.fixture(scope="module")
+def gpu_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    return Night.read(make_night(tmp_path_factory.mktemp("gpu"), "clean", suite="reference"))
+
+
 def test_names_are_unique():
     assert len(set(metrics.NAMES)) == len(METRICS)
 
@@ -39,8 +44,10 @@ def test_every_metric_is_undefined_where_nothing_was_measured(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_every_metric_is_defined_for_a_measured_cell(metric, night):
-    measured = [entry for entry in night.facts if entry.verdict.effect and entry.cell.backend == "cpu"]
+def test_every_metric_is_defined_for_a_measured_cell(metric, gpu_night):
+    cold = [entry for entry in gpu_night.facts if entry.cell.regime == "cold" and entry.verdict.effect]
+    measured = [entry for entry in cold if entry.cell.backend == "cuda"]
+    assert measured
     shown = {metric.show(metric.compute(entry)) for entry in measured}
     assert "–" not in shown
 
@@ -63,6 +70,32 @@ def test_facts_join_the_candidates_check_and_the_reference_time(night):
         assert entry.check is not None
         assert entry.check.role == "candidate"
         assert entry.reference_us == times[f"torch/{entry.cell.case.id}/{entry.cell.regime}"]
+
+
+def test_every_cell_finds_the_floor_of_its_size(gpu_night):
+    times = {entry.cell.id: entry.verdict.candidate_us for entry in gpu_night.facts}
+    over, speedup = metrics.metric("over_floor").compute, metrics.metric("speedup_over_torch").compute
+    for entry in gpu_night.facts:
+        case = entry.cell.case
+        floor = times[f"floor/per-tensor/{case.dtype}/{case.tokens}x{case.hidden}/{entry.cell.regime}"]
+        if entry.cell.backend == "floor":
+            assert over(entry) is speedup(entry) is None
+        else:
+            assert over(entry) == pytest.approx(entry.verdict.candidate_us / floor)
+
+
+def test_share_of_memory_bandwidth_is_for_cold_caches_on_known_devices():
+    share = metrics.metric("memory_share").compute
+    timed = CellVerdict(cell=CELL.id, verdict=Verdict.OK, candidate_us=10.0)
+    moved = (1024 * 7168 * 3 + 4 * 1024) / 10e-6
+    assert share(CellFacts(CELL, timed, memory_gbps=4800.0)) == pytest.approx(moved / 4.8e12)
+    assert share(CellFacts(CELL, timed)) is None
+    hot = Cell(CELL.backend, CELL.case, "hot")
+    assert share(CellFacts(hot, timed, memory_gbps=4800.0)) is None
+
+
+def test_a_night_without_a_floor_has_no_times_over_it(night):
+    assert {metrics.metric("over_floor").compute(entry) for entry in night.facts} == {None}
 
 
 def test_geomean_leaves_out_what_is_undefined():

@@ -72,7 +72,7 @@ def test_it_is_well_formed_and_its_links_lead_somewhere(rendered):
     _, _, page = rendered
     assert len(page.ids) == len(set(page.ids))
     anchors = [str(attrs["href"])[1:] for tag, attrs in page.tags if tag == "a" and str(attrs["href"]).startswith("#")]
-    assert len(anchors) >= len(SECTIONS) - 1  # links are left out before the night is logged
+    assert len(anchors) >= len(SECTIONS) - 2  # without links before the night is logged, and a floor on a CPU
     assert set(anchors) <= set(page.ids)
 
 
@@ -98,6 +98,13 @@ def test_every_accusation_names_suspects_and_a_command(rendered):
         assert f"cause-{cause.id}" in page.ids
         assert night.reproduction(cause) in page.words
         assert night.commit(cause.suspects[0]).subject in page.words
+
+
+def test_times_over_the_floor_are_told_where_there_is_one(rendered):
+    night, _, page = rendered
+    measured = any(facts.cell.backend == "floor" for facts in night.facts)
+    assert ("floor" in page.ids) == measured
+    assert ("of memory bandwidth" in page.words) == measured
 
 
 def test_heatmaps_show_every_cell_once(rendered):

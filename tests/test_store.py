@@ -70,7 +70,7 @@ def test_layout_of_a_regressed_run(tmp_path, config, client):
     assert len(offenders) == 8
     assert all("/group-128-row/" in key for key in offenders)
     charted = [metric.name for metric in METRICS if metric.charted]
-    for name in charted:
+    for name in set(charted) - {"over_floor"}:  # no floor on a CPU
         assert sum(key.startswith(f"10_{name}/") for key in metrics) == 32
     curve = client.get_metric_history(run.info.run_id, "20_curve_us/per-token/bfloat16/hot")
     assert [point.step for point in curve] == [16 * 1024, 16 * 4096, 128 * 1024, 128 * 4096]
@@ -191,7 +191,13 @@ def test_links_compare_with_the_baselines_run(tmp_path, config):
 def test_a_whole_reference_night_is_logged_in_seconds(tmp_path, config):
     run_dir = make_night(tmp_path, "regressed", suite="reference")
     logged = store.log_night(run_dir, config)
-    assert list(logged.runs) == ["torch", "cuda", "triton"]
+    assert list(logged.runs) == ["torch", "cuda", "triton", "floor"]
+    with store._session(config) as client:
+        metrics = client.get_run(logged.runs["cuda"]).data.metrics
+    assert 1 < metrics["05_geomean_over_floor/per-token/bfloat16/cold"] < 4
+    assert 0 < metrics["06_geomean_memory_share/per-token/bfloat16/cold"] < 1
+    assert "06_geomean_memory_share/per-token/bfloat16/hot" not in metrics
+    assert "10_over_floor/per-token/bfloat16/16x896/hot" in metrics
 
 
 def test_an_unreachable_server_is_a_sentence_in_bounded_time(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from .. import wording
 from ..night import Night
 from ..records import Verdict
-from . import causes, cells, environment, heatmaps, numerics, speedups, trust
+from . import causes, cells, environment, floor, heatmaps, numerics, speedups, trust
 from .templating import template
 from .tones import Badge, badge, night_badge
 
@@ -30,6 +30,7 @@ SECTIONS = (
     Section("causes", "Causes", causes.build),
     Section("heatmaps", "Effect by size", heatmaps.build),
     Section("speedups", "Speedup over Torch (Compiled)", speedups.build),
+    Section("floor", "Time over the floor", floor.build),
     Section("cells", "All cells", cells.build),
     Section("numerics", "Numerics", numerics.build),
     Section("builds", "Builds", environment.builds),
