@@ -96,29 +96,38 @@ def test_without_a_gpu_or_the_interpreter_it_says_so() -> None:
 # ---- plans -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 48, 64, 128, 896, 1024, 2048, 4096, 7168, 16385, 100_000])
-@pytest.mark.parametrize("segments", [1, 3, 1000])
-def test_plans_cover_every_element(length: int, segments: int) -> None:
-    plan = backend.plan_segments(length, segments, dense=True)
-    assert plan.grid[0] * plan.rows >= segments
-    assert (plan.grid[0] - 1) * plan.rows < segments
-    assert plan.loop == (plan.width < length)
-    assert plan.rows * plan.width <= 32 * 32 * plan.warps  # 32 elements a thread, and no spills
+@pytest.mark.parametrize("length", [1, 48, 64, 128, 896, 1024, 2048, 4096, 7168, 16385, 40_000, 100_000])
+@pytest.mark.parametrize("lines", [1, 3, 1000])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_plans_cover_every_element(length: int, lines: int, itemsize: int) -> None:
+    plan = backend.plan_segments(length, lines, 2, itemsize)
+    vector = backend.VECTOR_BYTES // itemsize
     assert plan.width & (plan.width - 1) == 0
+    assert plan.rows & (plan.rows - 1) == 0
+    assert plan.rows == 1 or plan.rows < 2 * lines
+    assert plan.rows * plan.width == 32 * plan.warps * vector or plan.warps == 1  # a vector a thread and chunk
+    assert plan.loop or (plan.chunks - 1) * plan.width < length <= plan.chunks * plan.width
+    assert plan.chunks * vector <= 32 or plan.warps <= 8  # elements a thread, and no spills
+
+
+@pytest.mark.parametrize("table", [backend.SHORT, backend.LONG, backend.TENSOR_MAX, backend.TENSOR_QUANTIZE])
+def test_tables_are_in_order_and_end_nowhere(table: tuple) -> None:
+    sizes = [most for most, _ in table]
+    assert sizes == sorted(set(sizes))
+    assert backend.look_up(table, 1 << 60) == table[-1][1]
+    assert backend.look_up(table, 1) == table[0][1]
 
 
 # ---- machine code ------------------------------------------------------------------------------------------------
 
 # Before 3.7 Triton converted to float8_e4m3fn in software on sm_89.
 TARGETS = [89, 90, 100] if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else [90, 100]
-SIZES = {"tokens": "i32", "hidden": "i32", "x_stride": "i32"}
 SEGMENT_TYPES = {
     "codes": "*fp8e4nv",
     "scales": "*fp32",
     "scale_in": "*fp32",
     "scale_ub": "*fp32",
-    **SIZES,
-    "segments": "i32",
+    **dict.fromkeys(("lines", "x_stride", "codes_stride", "line_step", "group_step"), "i32"),
 }
 TENSOR_TYPES = {
     "codes": "*fp8e4nv",
@@ -141,15 +150,16 @@ def compiled(kernel: object, types: dict[str, str], constants: dict[str, object]
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": warps}).asm
 
 
-def segment_code(length: int, dtype: str, column_major: bool, target: int) -> dict:
-    plan = backend.plan_segments(length, 1 << 14, dense=not column_major)
+def segment_code(length: int, lines: int, dtype: str, dense: bool, target: int) -> dict:
+    plan = backend.plan_segments(length, lines, 1, 4 if dtype == "float32" else 2)
     constants = {
-        "LENGTH": plan.length,
+        "LENGTH": length,
         "ROWS": plan.rows,
         "WIDTH": plan.width,
+        "CHUNKS": plan.chunks,
         "LOOP": plan.loop,
-        "DENSE": plan.dense,
-        "COLUMN_MAJOR": column_major,
+        "DENSE": dense,
+        "EVEN": True,
         "STATIC": False,
         "HAS_UB": False,
         "UE8M0": False,
@@ -167,7 +177,7 @@ def resources(cubin: bytes, folder: Path) -> str:
 
 
 def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
-    """16-byte loads only, the hardware's conversion and true division, nothing spilled."""
+    """16-byte loads only, the hardware's conversion, no division but of the reciprocal; nothing spilled."""
     ptx = code["ptx"]
     loads = re.findall(r"ld\.global\S*", ptx)
     assert sum("v4.b32" in load for load in loads) >= 1
@@ -177,36 +187,42 @@ def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
     assert re.search(r"LOCAL:0\b", used), used
     if quantizes:
         assert "cvt.rn.satfinite.e4m3x2.f32" in ptx
-        assert set(re.findall(r"div\.\w+\.f32|div\.full\S*|div\.approx\S*", ptx)) == {"div.rn.f32"}
-        assert "div.rn.ftz" not in ptx
+        assert re.findall(r"div\.\S*|rcp\.\S*", ptx) == ["div.full.f32"]
+        assert "ftz" not in ptx
 
 
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # there is nothing to fuse
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # what is to be fused says so
 @pytest.mark.parametrize("target", TARGETS)
 class TestMachineCode:
     @pytest.mark.parametrize(
-        ("length", "dtype", "column_major"),
+        ("length", "lines", "dtype", "dense"),
         [
-            (64, "bfloat16", False),
-            (128, "bfloat16", True),
-            (128, "float32", False),
-            (896, "float16", False),
-            (7168, "bfloat16", False),
-            (32768, "bfloat16", False),
+            (64, 1 << 6, "bfloat16", True),
+            (64, 1 << 20, "bfloat16", True),
+            (128, 1 << 20, "bfloat16", False),
+            (128, 1 << 10, "float32", True),
+            (896, 1 << 10, "float16", True),
+            (7168, 1 << 4, "bfloat16", True),
+            (7168, 1 << 20, "bfloat16", True),
+            (32768, 1, "bfloat16", True),
+            (131072, 1, "bfloat16", True),
         ],
     )
-    def test_segments(self, target: int, length: int, dtype: str, column_major: bool, tmp_path: Path) -> None:
-        assert_good_code(segment_code(length, dtype, column_major, target), tmp_path)
+    def test_segments(self, target: int, length: int, lines: int, dtype: str, dense: bool, tmp_path: Path) -> None:
+        assert_good_code(segment_code(length, lines, dtype, dense, target), tmp_path)
 
-    def test_tensor(self, target: int, tmp_path: Path) -> None:
-        launch = backend.TENSOR_QUANTIZE
-        constants = {"BLOCK": launch.elements, "PARTIALS": 1024, "DENSE": True, "STATIC": False, "UE8M0": False}
-        types = {"x": "*bf16", **TENSOR_TYPES}
-        code = compiled(backend._tensor_quantize_kernel, types, constants, launch.warps, target)
+    @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_QUANTIZE], ids=str)
+    def test_tensor(self, launch: backend.Launch, target: int, tmp_path: Path) -> None:
+        block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "PARTIALS": launch.warps * 32}
+        constants = {**block, "DENSE": True, "EVEN": True, "STATIC": False, "UE8M0": False}
+        code = compiled(
+            backend._tensor_quantize_kernel, {"x": "*bf16", **TENSOR_TYPES}, constants, launch.warps, target
+        )
         assert_good_code(code, tmp_path)
 
-    def test_tensor_max(self, target: int, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_MAX], ids=str)
+    def test_tensor_max(self, launch: backend.Launch, target: int, tmp_path: Path) -> None:
         types = {"x": "*bf16", "partials": "*i32", "hidden": "i32", "x_stride": "i32", "total": "i32"}
-        constants = {"BLOCK": backend.TENSOR_MAX.elements, "CHUNKS": 2, "DENSE": True}
-        code = compiled(backend._tensor_max_kernel, types, constants, backend.TENSOR_MAX.warps, target)
+        constants = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "STEPS": 2, "DENSE": True, "EVEN": True}
+        code = compiled(backend._tensor_max_kernel, types, constants, launch.warps, target)
         assert_good_code(code, tmp_path, quantizes=False)

@@ -3,19 +3,24 @@
 Two designs cover every scheme:
 
 *Segments* (per-token, per-group, small tensors): a segment is the run of elements that share a scale. A program
-takes a tile of whole segments, holds it in registers, reduces, and quantizes: one read, one write. Segments are
-numbered in the order in which their scales lie in memory, so scales are always stored contiguously: for
-column-major ones neighbours in a tile are neighbouring tokens. Segments too long for registers are read twice.
+takes some whole segments, holds them in registers, reduces, and quantizes: one read, one write. The segments of a
+program lie one behind the other or, column-major, in neighbouring tokens, so that their scales are stored side by
+side. Segments too long for registers are read twice.
 
 *Tensor* (per-tensor): one kernel writes a partial maximum for each program, a second one reduces the partials
 again in every program and quantizes. No atomics, nothing to clear between calls.
 
+A segment is read in chunks of 16 bytes a thread, each a tensor of its own: one of all chunks would get a layout with
+32 neighbouring bytes a thread, for the sake of its stores, whose loads are not contiguous across threads.
+
 absmax is a maximum of bit patterns without their sign: exact, cheap on integers, and a NaN, whose pattern lies
-above that of infinity, is never lost.
+above that of infinity, is never lost. Elements are divided by their own scale as in csrc/division.h, where it is
+explained and proven: three operations instead of a division with its branch for rare cases.
 """
 
-# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,misc,assignment"
 # ruff: noqa: N803 (constants of a kernel are in capitals, as Triton's own are)
+# ruff: noqa: RUF005 (Triton knows sums of tuples only)
 
 from __future__ import annotations
 
@@ -31,38 +36,58 @@ from torch import Tensor
 from fp8bench.spec import Case, Scheme
 
 _FP8_MAX = tl.constexpr(448.0)
+_OVER_FP8_MAX = tl.constexpr(1.0 / 448.0)
 _MIN_SCALE = tl.constexpr(1.0 / (448.0 * 512.0))
-_ABS = tl.constexpr(0x7FFFFFFF)
+_MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+_INFINITY = tl.constexpr(0x7F800000)
 _ALL = tl.constexpr(tl.PropagateNan.ALL)
 
-MAX_TILE = 16384  # elements of a program that stay in registers
-ONE_PROGRAM = 32768  # a dense tensor up to this size is one segment of one program
-MAX_PARTIALS = 1024  # of the per-tensor reduction; every program of the second kernel reads them all
 INTERPRETED_ELEMENTS = 1 << 17  # the interpreter is slow: larger cases are not run by it
 INTERPRETED_PROGRAMS = 512
 
 
-class Launch(NamedTuple):
-    """Shape of a program: elements in its tile and warps."""
+# ---- the table ----------------------------------------------------------------------------------------------
 
-    elements: int
+
+class Launch(NamedTuple):
+    """How a program works: 16-byte vectors of each of its threads, and warps.
+
+    Of segments, `vectors` are at most that many: all threads of a program share a longer segment.
+    """
+
+    vectors: int
     warps: int
 
 
-# Largest segment (in elements, rounded up to a power of two) -> how a program works on it. Few warps a program for
-# short segments: their reductions stay within a warp.
-SEGMENTS: tuple[tuple[int, Launch], ...] = (
-    (256, Launch(1024, 1)),
-    (512, Launch(1024, 1)),
-    (1024, Launch(1024, 2)),
-    (2048, Launch(2048, 4)),
-    (8192, Launch(8192, 8)),
-    (MAX_TILE, Launch(MAX_TILE, 16)),
-    (ONE_PROGRAM, Launch(ONE_PROGRAM, 32)),
+VECTOR_BYTES = 16
+LANES = 32
+MOST_WARPS = 32
+MOST_ELEMENTS = 32  # that a thread holds, where its program has MOST_WARPS
+
+# For a short segment (a warp or less) and a longer one: vectors in all of x -> launch, the first row that reaches.
+SHORT: tuple[tuple[int, Launch], ...] = (
+    (1 << 14, Launch(1, 2)),
+    (1 << 17, Launch(2, 4)),
+    (1 << 62, Launch(2, 8)),
 )
-LOOPED = Launch(8192, 8)  # segments that do not fit: chunks of this size, read twice
-TENSOR_MAX = Launch(4096, 8)  # first kernel of the per-tensor scheme, a chunk
-TENSOR_QUANTIZE = Launch(4096, 8)
+LONG: tuple[tuple[int, Launch], ...] = (
+    (1 << 18, Launch(1, 1)),
+    (1 << 62, Launch(4, 1)),
+)
+LOOPED = Launch(4, 8)  # segments that do not fit: read twice
+ONE_PROGRAM = 1024  # vectors of a dense tensor that is quantized by one program
+TENSOR_MAX: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 8)))
+TENSOR_QUANTIZE: tuple[tuple[int, Launch], ...] = (
+    (1 << 15, Launch(1, 4)),
+    (1 << 18, Launch(1, 8)),
+    (1 << 62, Launch(4, 8)),
+)
+MOST_PARTIALS = 264  # of the per-tensor reduction; every program of the second kernel reads them all
+
+
+def look_up(table: tuple[tuple[int, Launch], ...], vectors: int) -> Launch:
+    """The launch for this many vectors."""
+    return next(launch for most, launch in table if vectors <= most)
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------------------
@@ -70,8 +95,8 @@ TENSOR_QUANTIZE = Launch(4096, 8)
 
 @triton.jit
 def _bits(x):
-    """Bit patterns of |x| as non-negative integers, in the order of the values; NaN above all."""
-    return x.to(tl.int32, bitcast=True) & _ABS
+    """Bit patterns of |x| in float32 as non-negative integers, in the order of the values; NaN above all."""
+    return x.to(tl.float32).to(tl.int32, bitcast=True) & _MAGNITUDE
 
 
 @triton.jit
@@ -80,16 +105,39 @@ def _scale(absmax_bits, scale_ub, HAS_UB: tl.constexpr, UE8M0: tl.constexpr):
     absmax = absmax_bits.to(tl.float32, bitcast=True)
     if HAS_UB:
         absmax = tl.minimum(absmax, tl.load(scale_ub), propagate_nan=_ALL)
-    scale = tl.maximum(tl.div_rn(absmax, _FP8_MAX), _MIN_SCALE, propagate_nan=_ALL)
+    quotient = absmax * _OVER_FP8_MAX
+    corrected = tl.fma(tl.fma(quotient, _FP8_MAX, absmax * -1.0), -_OVER_FP8_MAX, quotient)
+    scale = tl.where(absmax < float("inf"), corrected, absmax)
+    scale = tl.where(scale < _MIN_SCALE, _MIN_SCALE, scale)  # NaN stays
     if UE8M0:  # any mantissa bit carries into the exponent; infinity stays, NaN must not wrap
-        power = ((scale.to(tl.int32, bitcast=True) + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
+        power = ((scale.to(tl.int32, bitcast=True) + 0x7FFFFF) & _INFINITY).to(tl.float32, bitcast=True)
         scale = tl.where(scale == scale, power, scale)
     return scale
 
 
 @triton.jit
-def _quantized(x, scale):
-    y = tl.clamp(tl.div_rn(x, scale), -_FP8_MAX, _FP8_MAX, propagate_nan=_ALL)
+def _reciprocal(value):
+    """1 / value rounded to nearest, for normal values with a normal reciprocal: an approximation, corrected."""
+    estimate = 1.0 / value
+    return tl.fma(tl.fma(estimate, value, -1.0) * -1.0, estimate, estimate)
+
+
+@triton.jit
+def _quantized(x, scale, OWN: tl.constexpr):
+    """Codes of x / scale. OWN: the scale is computed from absmax, so that no element exceeds 448 times it.
+
+    The conversion saturates. Negation is a product with -1: Triton's minus is 0 - x, which loses the sign of a zero.
+    """
+    x = x.to(tl.float32)
+    if OWN:
+        infinite = scale == float("inf")  # all finite elements give zeros, infinite ones NaN: as a product with 0
+        divisor = tl.where(infinite, 0.0, scale)
+        reciprocal = tl.where(infinite, 0.0, _reciprocal(scale))
+        quotient = x * reciprocal
+        excess = tl.fma(quotient, divisor, x * -1.0)
+        y = tl.fma(excess, reciprocal * -1.0, quotient)
+    else:
+        y = tl.clamp(tl.div_rn(x, scale), -_FP8_MAX, _FP8_MAX, propagate_nan=_ALL)
     return y.to(tl.float8e4nv)
 
 
@@ -97,92 +145,123 @@ def _quantized(x, scale):
 
 
 @triton.jit
-def _segments_kernel(
-    x,  # [tokens, hidden], row stride x_stride
-    codes,  # [tokens, hidden], contiguous
-    scales,  # [segments], in memory order
-    scale_in,  # given scales, laid out likewise; only if STATIC
+def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
+    x,
+    codes,
+    scales,
+    scale_in,  # given scales, laid out like `scales`; only if STATIC
     scale_ub,
-    tokens,
-    hidden,
-    x_stride,
-    segments,
+    lines,  # each has a segment for every program_id(0); or, if DENSE, is a segment
+    x_stride,  # between lines, as the three below
+    codes_stride,
+    line_step,  # of scales
+    group_step,  # of scales, between the segments of a line
     LENGTH: tl.constexpr,  # elements of a segment
-    ROWS: tl.constexpr,  # segments of a tile
-    WIDTH: tl.constexpr,  # columns of a tile: a power of two
-    LOOP: tl.constexpr,  # WIDTH is less than LENGTH: go through the segment in chunks, twice
-    DENSE: tl.constexpr,  # segments follow each other in memory, in their order
-    COLUMN_MAJOR: tl.constexpr,
+    ROWS: tl.constexpr,  # segments of a program, of as many lines
+    WIDTH: tl.constexpr,  # columns of a chunk: a power of two
+    CHUNKS: tl.constexpr,
+    LOOP: tl.constexpr,  # the chunks do not reach the end: go through the segment step by step, twice
+    DENSE: tl.constexpr,  # segments follow each other in memory, and so do their scales
+    EVEN: tl.constexpr,  # no program goes beyond the last line: masks are always true, and vanish
     STATIC: tl.constexpr,
     HAS_UB: tl.constexpr,
     UE8M0: tl.constexpr,
 ):
-    segment = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    there = segment < segments
+    line = tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)[None, :]
     if DENSE:
-        source = segment.to(tl.int64) * LENGTH  # offsets may exceed 32 bits, numbers of segments do not
+        first = tl.program_id(0) * ROWS
+        start = first.to(tl.int64)  # offsets may exceed 32 bits, numbers of lines do not
+        x += start * LENGTH
+        codes += start * LENGTH
+        place = start + line
+        source = (line * LENGTH)[:, None]
         target = source
     else:
-        groups = segments // tokens
-        if COLUMN_MAJOR:
-            token = (segment % tokens).to(tl.int64)
-            group = segment // tokens
-        else:
-            token = (segment // groups).to(tl.int64)
-            group = segment % groups
-        source = token * x_stride + group * LENGTH
-        target = token * hidden + group * LENGTH
-    column = tl.arange(0, WIDTH)
-    x_tile = x + source[:, None] + column[None, :]
-    codes_tile = codes + target[:, None] + column[None, :]
+        group = tl.program_id(0).to(tl.int64)
+        first = (tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)) * ROWS
+        start = first.to(tl.int64)
+        x += start * x_stride + group * LENGTH
+        codes += start * codes_stride + group * LENGTH
+        place = (start + line) * line_step + group * group_step
+        source = (line.to(tl.int64) * x_stride)[:, None]
+        target = (line.to(tl.int64) * codes_stride)[:, None]
+    x_tile = x + (source + column)
+    codes_tile = codes + (target + column)
+    there = ((first + line < lines) | EVEN)[:, None]
+    own: tl.constexpr = not STATIC and not HAS_UB
 
+    if STATIC:
+        scale = tl.load(scale_in + place, mask=(first + line < lines) | EVEN, other=1.0)
     if LOOP:
-        if STATIC:
-            scale = tl.load(scale_in + segment, mask=there, other=1.0)
-        else:
+        if not STATIC:
             largest = tl.zeros((ROWS, WIDTH), tl.int32)
-            for start in range(0, LENGTH, WIDTH):
-                inside = there[:, None] & (column[None, :] + start < LENGTH)
-                largest = tl.maximum(largest, _bits(tl.load(x_tile + start, mask=inside, other=0.0).to(tl.float32)))
+            for begin in range(0, LENGTH, WIDTH * CHUNKS):
+                for chunk in tl.static_range(CHUNKS):
+                    at = begin + chunk * WIDTH
+                    values = tl.load(x_tile + at, mask=there & (column + at < LENGTH), other=0.0)
+                    largest = tl.maximum(largest, _bits(values))
             scale = _scale(tl.max(largest, axis=1), scale_ub, HAS_UB, UE8M0)
-        for start in range(0, LENGTH, WIDTH):
-            inside = there[:, None] & (column[None, :] + start < LENGTH)
-            values = tl.load(x_tile + start, mask=inside, other=0.0).to(tl.float32)
-            tl.store(codes_tile + start, _quantized(values, scale[:, None]), mask=inside)
+        for begin in range(0, LENGTH, WIDTH * CHUNKS):
+            for chunk in tl.static_range(CHUNKS):
+                at = begin + chunk * WIDTH
+                inside = there & (column + at < LENGTH)
+                values = tl.load(x_tile + at, mask=inside, other=0.0)
+                tl.store(codes_tile + at, _quantized(values, scale[:, None], own), mask=inside)
     else:
-        inside = there[:, None] & (column[None, :] < LENGTH)
-        values = tl.load(x_tile, mask=inside, other=0.0).to(tl.float32)
-        if STATIC:
-            scale = tl.load(scale_in + segment, mask=there, other=1.0)
-        else:
-            scale = _scale(tl.max(_bits(values), axis=1), scale_ub, HAS_UB, UE8M0)
-        tl.store(codes_tile, _quantized(values, scale[:, None]), mask=inside)
+        held = ()
+        for chunk in tl.static_range(CHUNKS):
+            inside = there & ((column + chunk * WIDTH < LENGTH) | (chunk * WIDTH + WIDTH <= LENGTH))
+            held = held + (tl.load(x_tile + chunk * WIDTH, mask=inside, other=0.0),)
+        if not STATIC:
+            largest = _bits(held[0])
+            for chunk in tl.static_range(1, CHUNKS):
+                largest = tl.maximum(largest, _bits(held[chunk]))
+            scale = _scale(tl.max(largest, axis=1), scale_ub, HAS_UB, UE8M0)
+        for chunk in tl.static_range(CHUNKS):
+            inside = there & ((column + chunk * WIDTH < LENGTH) | (chunk * WIDTH + WIDTH <= LENGTH))
+            tl.store(codes_tile + chunk * WIDTH, _quantized(held[chunk], scale[:, None], own), mask=inside)
     if not STATIC:
-        tl.store(scales + segment, scale, mask=there)
+        tl.store(scales + place, scale, mask=(first + line < lines) | EVEN)
 
 
 # ---- tensor -------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _source(index, hidden, x_stride, DENSE: tl.constexpr):
-    """Offsets in x of the elements numbered `index` in row-major order."""
+def _load_numbered(x, first, offset, hidden, x_stride, total, DENSE: tl.constexpr, EVEN: tl.constexpr):
+    """Elements number first + offset; zeros beyond `total` (EVEN: there are none)."""
+    inside = (offset < total - first) | EVEN  # always true, masks vanish
     if DENSE:
-        return index
-    return index // hidden * x_stride + index % hidden
+        values = tl.load(x + first + offset, mask=inside, other=0.0)
+    else:
+        index = first + offset
+        values = tl.load(x + (index // hidden * x_stride + index % hidden), mask=inside, other=0.0)
+    return values
 
 
 @triton.jit
 def _tensor_max_kernel(
-    x, partials, hidden, x_stride, total, BLOCK: tl.constexpr, CHUNKS: tl.constexpr, DENSE: tl.constexpr
+    x,
+    partials,
+    hidden,
+    x_stride,
+    total,
+    BLOCK: tl.constexpr,  # elements of a chunk
+    CHUNKS: tl.constexpr,
+    STEPS: tl.constexpr,
+    DENSE: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
-    """partials[program]: bit pattern of the largest magnitude among the program's chunks."""
+    """partials[program]: bit pattern of the largest magnitude among the program's elements."""
     largest = tl.zeros((BLOCK,), tl.int32)
+    offset = tl.arange(0, BLOCK)
     program = tl.program_id(0).to(tl.int64)
-    for chunk in range(CHUNKS):
-        index = (program + chunk * tl.num_programs(0)) * BLOCK + tl.arange(0, BLOCK)
-        values = tl.load(x + _source(index, hidden, x_stride, DENSE), mask=index < total, other=0.0)
-        largest = tl.maximum(largest, _bits(values.to(tl.float32)))
+    for step in range(STEPS):
+        first = (program + step * tl.num_programs(0)) * (BLOCK * CHUNKS)
+        for chunk in tl.static_range(CHUNKS):
+            values = _load_numbered(x, first + chunk * BLOCK, offset, hidden, x_stride, total, DENSE, EVEN)
+            largest = tl.maximum(largest, _bits(values))
     tl.store(partials + program, tl.max(largest, axis=0))
 
 
@@ -198,120 +277,159 @@ def _tensor_quantize_kernel(
     x_stride,
     total,
     BLOCK: tl.constexpr,
+    CHUNKS: tl.constexpr,
     PARTIALS: tl.constexpr,  # count, rounded up to a power of two
     DENSE: tl.constexpr,
+    EVEN: tl.constexpr,
     STATIC: tl.constexpr,
     UE8M0: tl.constexpr,
 ):
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    values = tl.load(x + _source(index, hidden, x_stride, DENSE), mask=index < total, other=0.0).to(tl.float32)
+    offset = tl.arange(0, BLOCK)
+    first = tl.program_id(0).to(tl.int64) * (BLOCK * CHUNKS)
+    held = ()
+    for chunk in tl.static_range(CHUNKS):
+        values = _load_numbered(x, first + chunk * BLOCK, offset, hidden, x_stride, total, DENSE, EVEN)
+        held = held + (values,)
     if STATIC:
         scale = tl.load(scale_in)
     else:
         number = tl.arange(0, PARTIALS)
         largest = tl.max(tl.load(partials + number, mask=number < count, other=0), axis=0)
         scale = _scale(largest, scales, False, UE8M0)
-        if tl.program_id(0) == 0:
-            tl.store(scales, scale)
-    tl.store(codes + index, _quantized(values, scale), mask=index < total)
+    for chunk in tl.static_range(CHUNKS):
+        begin = first + chunk * BLOCK
+        quantized = _quantized(held[chunk], scale, not STATIC)
+        tl.store(codes + begin + offset, quantized, mask=(offset < total - begin) | EVEN)
+    if not STATIC and tl.program_id(0) == 0:
+        tl.store(scales, scale)
 
 
 # ---- host ---------------------------------------------------------------------------------------------------
 
 INTERPRETED = not isinstance(_segments_kernel, triton.JITFunction)
+MOST_BLOCKS_Y = 65535
 
 Call = Callable[[], tuple[Tensor, Tensor]]
 Launcher = Callable[[], object]
 
 
 class SegmentPlan(NamedTuple):
-    """Everything that the segment kernel is launched with, but its pointers."""
+    """How segments are cut into programs: `rows` segments in `chunks` of `width` columns."""
 
-    length: int
-    segments: int
     rows: int
     width: int
+    chunks: int
     loop: bool
-    dense: bool
     warps: int
 
-    @property
-    def grid(self) -> tuple[int]:
-        return (triton.cdiv(self.segments, self.rows),)
 
-
-def plan_segments(length: int, segments: int, dense: bool) -> SegmentPlan:
-    """How `segments` segments of `length` elements are cut into programs."""
-    width = triton.next_power_of_2(length)
-    launch = next((launch for largest, launch in SEGMENTS if width <= largest), LOOPED)
-    loop = width > launch.elements
-    width = min(width, launch.elements)
-    rows = min(launch.elements // width, triton.next_power_of_2(segments))
-    return SegmentPlan(length, segments, rows, width, loop, dense, launch.warps)
+def plan_segments(length: int, lines: int, groups: int, itemsize: int, launch: Launch | None = None) -> SegmentPlan:
+    """The plan for `lines` of `groups` segments of `length` elements; `launch` instead of the table's, to measure."""
+    vector = VECTOR_BYTES // itemsize
+    packs = triton.cdiv(length, vector)  # of a segment
+    table = SHORT if packs <= LANES else LONG
+    launch = launch or look_up(table, packs * lines * groups)
+    lanes = triton.next_power_of_2(triton.cdiv(packs, launch.vectors))
+    if lanes > LANES * MOST_WARPS:
+        lanes = LANES * MOST_WARPS
+        if triton.cdiv(packs, lanes) * vector > MOST_ELEMENTS:
+            return SegmentPlan(1, LANES * LOOPED.warps * vector, LOOPED.vectors, True, LOOPED.warps)
+    warps = max(launch.warps, lanes // LANES)
+    rows = min(warps * LANES // lanes, triton.next_power_of_2(lines))
+    warps = max(1, rows * lanes // LANES)
+    return SegmentPlan(rows, lanes * vector, triton.cdiv(packs, lanes), False, warps)
 
 
 def _segment_length(scheme: Scheme, x: Tensor) -> int | None:
     """Elements of a segment of `x` in this scheme; None where the tensor design is used."""
     if not scheme.group_shape.is_per_tensor():
         return x.shape[1] if scheme.group_shape.is_per_token() else scheme.group_shape.col
-    small = x.is_contiguous() and x.numel() <= ONE_PROGRAM
+    small = x.is_contiguous() and x.numel() * x.element_size() <= ONE_PROGRAM * VECTOR_BYTES
     return x.numel() if small and not scheme.static else None
 
 
-def _bind_segments(
-    length: int, scheme: Scheme, x: Tensor, codes: Tensor, scales: Tensor, scale: Tensor | None, scale_ub: Tensor | None
+def bind_segments(
+    length: int,
+    scheme: Scheme,
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    scale: Tensor | None = None,
+    scale_ub: Tensor | None = None,
+    launch: Launch | None = None,
 ) -> Launcher:
+    """The launch of the segment kernel; `launch` instead of the table's, to measure."""
     tokens, hidden = x.shape
     dense = x.is_contiguous() and (not scheme.column_major or tokens == 1)
-    plan = plan_segments(length, x.numel() // length, dense)
-    run: Any = _segments_kernel[plan.grid]
+    lines, groups = (x.numel() // length, 1) if dense else (tokens, hidden // length)
+    plan = plan_segments(length, lines, groups, x.element_size(), launch)
+    blocks = triton.cdiv(lines, plan.rows)
+    layers = triton.cdiv(blocks, MOST_BLOCKS_Y)
+    grid = (blocks,) if dense else (groups, min(blocks, MOST_BLOCKS_Y), layers)
+    strides = (lines, x.stride(0), hidden, *((1, groups) if len(scales.stride()) == 1 else scales.stride()))
+    run: Any = _segments_kernel[grid]
 
-    def launch() -> None:
+    def call() -> None:
         run(
             x,
             codes,
             scales,
             scales if scale is None else scale,
             scales if scale_ub is None else scale_ub,
-            tokens,
-            hidden,
-            x.stride(0),
-            plan.segments,
-            LENGTH=plan.length,
+            *strides,
+            LENGTH=length,
             ROWS=plan.rows,
             WIDTH=plan.width,
+            CHUNKS=plan.chunks,
             LOOP=plan.loop,
-            DENSE=plan.dense,
-            COLUMN_MAJOR=scheme.column_major,
+            DENSE=dense,
+            EVEN=lines % plan.rows == 0 and (dense or layers == 1),
             STATIC=scheme.static,
             HAS_UB=scale_ub is not None,
             UE8M0=scheme.ue8m0,
             num_warps=plan.warps,
         )
 
-    return launch
+    return call
 
 
-def _bind_tensor(scheme: Scheme, x: Tensor, codes: Tensor, scales: Tensor, scale: Tensor | None) -> Launcher:
+def bind_tensor(
+    scheme: Scheme,
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    scale: Tensor | None = None,
+    find: Launch | None = None,
+    quantize: Launch | None = None,
+    most_partials: int | None = None,
+) -> Launcher:
+    """The launches of the two tensor kernels; `find`, `quantize` and `most_partials` as the table's, to measure."""
     total, hidden, dense = x.numel(), x.shape[1], x.is_contiguous()
-    count = min(triton.cdiv(total, TENSOR_MAX.elements), MAX_PARTIALS)
-    chunks = triton.cdiv(total, count * TENSOR_MAX.elements)
+    vector = VECTOR_BYTES // x.element_size()
+    find = find or look_up(TENSOR_MAX, triton.cdiv(total, vector))
+    quantize = quantize or look_up(TENSOR_QUANTIZE, triton.cdiv(total, vector))
+    find_block, block = (LANES * launch.warps * vector for launch in (find, quantize))
+    tiles = triton.cdiv(total, find_block * find.vectors)
+    steps = triton.cdiv(tiles, most_partials or MOST_PARTIALS)
+    count = triton.cdiv(tiles, steps)
     partials = torch.empty(count, dtype=torch.int32, device=x.device)
-    find: Any = _tensor_max_kernel[(count,)]
-    run: Any = _tensor_quantize_kernel[(triton.cdiv(total, TENSOR_QUANTIZE.elements),)]
+    run_find: Any = _tensor_max_kernel[(count,)]
+    run: Any = _tensor_quantize_kernel[(triton.cdiv(total, block * quantize.vectors),)]
     given = scales if scale is None else scale
+    sizes = (hidden, x.stride(0), total)
 
-    def launch() -> None:
-        sizes = (hidden, x.stride(0), total)
+    def call() -> None:
         if not scheme.static:
-            find(
+            run_find(
                 x,
                 partials,
                 *sizes,
-                BLOCK=TENSOR_MAX.elements,
-                CHUNKS=chunks,
+                BLOCK=find_block,
+                CHUNKS=find.vectors,
+                STEPS=steps,
                 DENSE=dense,
-                num_warps=TENSOR_MAX.warps,
+                EVEN=total == count * steps * find_block * find.vectors,
+                num_warps=find.warps,
             )
         run(
             x,
@@ -321,15 +439,17 @@ def _bind_tensor(scheme: Scheme, x: Tensor, codes: Tensor, scales: Tensor, scale
             partials,
             count,
             *sizes,
-            BLOCK=TENSOR_QUANTIZE.elements,
+            BLOCK=block,
+            CHUNKS=quantize.vectors,
             PARTIALS=triton.next_power_of_2(count),
             DENSE=dense,
+            EVEN=total % (block * quantize.vectors) == 0,
             STATIC=scheme.static,
             UE8M0=scheme.ue8m0,
-            num_warps=TENSOR_QUANTIZE.warps,
+            num_warps=quantize.warps,
         )
 
-    return launch
+    return call
 
 
 def _interpretable(case: Case) -> str | None:
@@ -375,9 +495,9 @@ class TritonBackend:
             scale = torch.empty_like(scales).copy_(scale.reshape(scales.shape))
         length = _segment_length(scheme, x)
         if length is None:
-            launch = _bind_tensor(scheme, x, codes, scales, scale)
+            launch = bind_tensor(scheme, x, codes, scales, scale)
         else:
-            launch = _bind_segments(length, scheme, x, codes, scales, scale, scale_ub)
+            launch = bind_segments(length, scheme, x, codes, scales, scale, scale_ub)
         launch()  # compiles
         result = codes, scales if scale is None else scale
 
