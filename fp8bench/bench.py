@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import product
@@ -20,8 +20,9 @@ import pandas as pd
 import torch
 
 from . import tensors
-from .backends import TITLES, check_name
+from .backends import FLOOR, TITLES, check_name, yardstick_case
 from .errors import UsageError
+from .metrics import MEMORY_GBPS, geomean, memory_share, over_floor
 from .quant import own_backend
 from .spec import DTYPES, REGIMES, Case, GroupShape, Scheme, parse_dtype
 from .speedups import compute_geomean_speedups
@@ -31,6 +32,7 @@ __all__ = ["MISSING", "Timing", "benchmark_quantization", "compute_geomean_speed
 
 BLOCKS = 20
 SEED = 0
+FLOOR_COLUMN = "Floor (µs)"
 CASE_COLUMNS = ("hidden_size", "batch_size", "col_major", "group_shape")
 
 
@@ -99,10 +101,13 @@ def why_not(provider: str, case: Case, device: str) -> str | None:
     return own_backend(provider).supports(case, device)
 
 
-def time_case(provider: str, case: Case, device: str, regime: str = "hot", blocks: int = BLOCKS) -> Timing:
+def time_case(
+    provider: str, case: Case, device: str, regime: str = "hot", blocks: int = BLOCKS, *, isolated: bool = False
+) -> Timing:
     """Time a dynamic case that `provider` supports: random data, preallocated outputs, the kernel alone.
 
     regime: hot (the same buffers every call) or cold (caches flushed, buffers rotate).
+    isolated: each call between calls of another kernel, instead of chained ones that may overlap.
     """
     if regime not in REGIMES:
         raise UsageError(f"unknown cache regime {regime!r}: use one of {', '.join(REGIMES)}.")
@@ -111,7 +116,7 @@ def time_case(provider: str, case: Case, device: str, regime: str = "hot", block
         x = tensors.random_input(case, device, SEED)
         inputs = [x, *(x.clone() for _ in range(clock.sets_for(case.bytes_moved, cold=cold) - 1))]
         calls = [backend.bind(case.scheme, entry, *tensors.poisoned_outputs(case, device)) for entry in inputs]
-        seconds = clock.measure(calls, blocks, cold=cold)
+        seconds = (clock.isolated if isolated else clock.measure)(calls, blocks, cold=cold)
     return Timing(median(seconds) * 1e6, max(seconds) * 1e6, min(seconds) * 1e6)
 
 
@@ -156,8 +161,77 @@ def case_columns(case: Case) -> dict[str, object]:
 
 def table(cases: Sequence[Case], times: Mapping[tuple[str, Case], Timing], providers: Sequence[str]) -> pd.DataFrame:
     """Median microseconds: a row a case, a column a provider under its title; NaN where there is no time."""
+    return _tabulate(cases, providers, lambda name, case: times.get((name, case), MISSING).median_us)
+
+
+class Limits(NamedTuple):
+    """What the times of a device are compared with."""
+
+    regime: str
+    floors: Mapping[Case, float]  # microseconds by yardstick case
+    memory_gbps: float | None = None
+
+    def floor_us(self, case: Case) -> float | None:
+        return self.floors.get(yardstick_case(case))
+
+    def over_floor(self, case: Case, timing: Timing) -> float | None:
+        """How many times the floor; None where one of the two is missing."""
+        return None if math.isnan(timing.median_us) else over_floor(timing.median_us, self.floor_us(case))
+
+    def memory_share(self, case: Case, timing: Timing) -> float | None:
+        """Share of the memory's peak bandwidth, with cold caches on a device that is known; else None."""
+        return memory_share(
+            case, self.regime, None if math.isnan(timing.median_us) else timing.median_us, self.memory_gbps
+        )
+
+
+def limits_of(cases: Sequence[Case], device: str, regime: str, progress: Callable[[str, int, int], None]) -> Limits:
+    """Measure the floor of every size and dtype; there is none on a CPU."""
+    if device != "cuda":
+        return Limits(regime, {})
+    plain = list(dict.fromkeys(map(yardstick_case, cases)))
+    floors: dict[Case, float] = {}
+    for done, case in enumerate(plain):
+        progress("timing the floor", done, len(plain))
+        if why_not(FLOOR, case, device) is None:
+            floors[case] = time_case(FLOOR, case, device, regime).median_us
+    progress("timing the floor", len(plain), len(plain))
+    return Limits(regime, floors, MEMORY_GBPS.get(torch.cuda.get_device_name()))
+
+
+def floor_table(
+    cases: Sequence[Case], times: Mapping[tuple[str, Case], Timing], providers: Sequence[str], limits: Limits
+) -> pd.DataFrame:
+    """Times over the floor: a row a case, the floor in microseconds, a column a provider."""
+    ratios = _tabulate(cases, providers, lambda name, case: limits.over_floor(case, times.get((name, case), MISSING)))
+    ratios.insert(len(CASE_COLUMNS), FLOOR_COLUMN, [limits.floor_us(case) for case in cases])
+    return ratios
+
+
+def memory_table(
+    cases: Sequence[Case], times: Mapping[tuple[str, Case], Timing], providers: Sequence[str], limits: Limits
+) -> pd.DataFrame:
+    """Percent of the memory's peak bandwidth: a row a case, a column a provider."""
+
+    def percent(name: str, case: Case) -> float | None:
+        share = limits.memory_share(case, times.get((name, case), MISSING))
+        return None if share is None else 100 * share
+
+    return _tabulate(cases, providers, percent)
+
+
+def geomeans(df: pd.DataFrame, providers: Sequence[str]) -> pd.DataFrame:
+    """Geometric means of the providers' columns by layout and group shape, over what is there."""
+    by, columns = ["col_major", "group_shape"], [TITLES[name] for name in providers]
     rows = [
-        {**case_columns(case), **{TITLES[name]: times.get((name, case), MISSING).median_us for name in providers}}
-        for case in cases
+        {**dict(zip(by, key, strict=True)), **{column: geomean(group[column].dropna()) for column in columns}}
+        for key, group in df.groupby(by, sort=False)
     ]
+    return pd.DataFrame(rows, columns=[*by, *columns])
+
+
+def _tabulate(
+    cases: Sequence[Case], providers: Sequence[str], value: Callable[[str, Case], float | None]
+) -> pd.DataFrame:
+    rows = [{**case_columns(case), **{TITLES[name]: value(name, case) for name in providers}} for case in cases]
     return pd.DataFrame(rows, columns=[*CASE_COLUMNS, *(TITLES[name] for name in providers)])

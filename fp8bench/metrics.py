@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Literal
 
-from .backends import REFERENCE, YARDSTICKS, yardstick_case
+from .backends import FLOOR, REFERENCE, YARDSTICKS, yardstick_case
 from .records import CellVerdict, CheckReport, CheckResult, Verdicts
 from .spec import CANDIDATE, Case, Cell
-
-FLOOR = "floor"  # the yardstick that `over_floor` divides by
 
 # Peak bandwidth of a GPU's memory in GB/s, as its data sheet has it, by the name that the driver gives.
 MEMORY_GBPS = {

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 INTERFACE = 1  # counts changes of `Backend`; build.json records it, and other versions are refused
 
 NAMES = ("torch", "cuda", "triton", "cpu")
-YARDSTICKS = ("floor",)  # loaded and timed like backends, to measure these against: never judged, in no speedup
+FLOOR = "floor"  # what moving the bytes takes
+YARDSTICKS = (FLOOR,)  # loaded and timed like backends, to measure these against: never judged, in no speedup
 EVERY = (*NAMES, *YARDSTICKS)
 TITLES = {"torch": "Torch (Compiled)", "cuda": "CUDA", "triton": "Triton", "cpu": "CPU", "floor": "Floor"}
 REFERENCE = "torch"  # speedups are over this one

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import records
-from ..backends import REFERENCE, TITLES, check_name
+from ..backends import NAMES, REFERENCE, TITLES, check_name
 from ..errors import UsageError
 from ..progress import Reporter
 from ..spec import DTYPE_ALIASES, DTYPES, REGIMES, Case, GroupShape, parse_dtype
@@ -42,8 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-column-major", action="store_true", help="leave column-major scales out")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], default="auto")
-    parser.add_argument("--backends", nargs="+", metavar="NAME", help=f"of {', '.join(TITLES)} (all of the device)")
+    parser.add_argument("--backends", nargs="+", metavar="NAME", help=f"of {', '.join(NAMES)} (all of the device)")
     parser.add_argument("--regime", choices=REGIMES, default="hot", help="cache regime (hot)")
+    parser.add_argument(
+        "--latency", action="store_true", help="also time each call between calls of another kernel, without overlap"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times, reasons and speedups")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all times, a row a configuration and backend")
 
@@ -83,6 +86,8 @@ class Found(NamedTuple):
     times: dict[tuple[str, Case], Any]
     reasons: dict[tuple[str, Case], str]
     wrong: dict[tuple[str, Case], str]
+    limits: Any  # bench.Limits
+    latencies: dict[tuple[str, Case], Any]
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -142,19 +147,23 @@ def _check(plan: Plan, jobs: Sequence[tuple[str, Case]], progress: Progress) -> 
     return wrong
 
 
-def _time(plan: Plan, jobs: Sequence[tuple[str, Case]], progress: Progress) -> dict[tuple[str, Case], Any]:
+def _time(
+    plan: Plan, jobs: Sequence[tuple[str, Case]], progress: Progress, isolated: bool = False
+) -> dict[tuple[str, Case], Any]:
     from .. import bench
 
-    times = {}
+    what, times = "timing single calls" if isolated else "timing", {}
     for done, (name, case) in enumerate(jobs):
-        progress("timing", done, len(jobs))
-        times[name, case] = bench.time_case(name, case, plan.device, plan.regime)
-    progress("timing", len(jobs), len(jobs))
+        progress(what, done, len(jobs))
+        times[name, case] = bench.time_case(name, case, plan.device, plan.regime, isolated=isolated)
+    progress(what, len(jobs), len(jobs))
     return times
 
 
-def _measure(plan: Plan, check: bool) -> Found:
+def _measure(plan: Plan, check: bool, latency: bool) -> Found:
     import torch
+
+    from .. import bench
 
     if plan.device == "cpu":
         torch.set_num_threads(1)  # as the clock does: what is compiled for the check is what is timed
@@ -162,8 +171,11 @@ def _measure(plan: Plan, check: bool) -> Found:
     jobs = [job for job in _jobs(plan) if job not in reasons]
     with Reporter() as progress:
         wrong = _check(plan, jobs, progress) if check else {}
-        times = _time(plan, [job for job in jobs if job not in wrong], progress)
-    return Found(times, reasons, wrong)
+        right = [job for job in jobs if job not in wrong]
+        times = _time(plan, right, progress)
+        limits = bench.limits_of(plan.cases, plan.device, plan.regime, progress)
+        latencies = _time(plan, right, progress, isolated=True) if latency else {}
+    return Found(times, reasons, wrong, limits, latencies)
 
 
 # ---- output -------------------------------------------------------------------------------------------------
@@ -199,6 +211,34 @@ def _shown(speedups: pd.DataFrame) -> pd.DataFrame:
     return speedups.drop(columns=idle)
 
 
+def _print_table(title: str, df: pd.DataFrame, pattern: str = "{:.2f}") -> None:
+    print(title)
+    print(df.to_string(index=False, float_format=pattern.format, na_rep="-"))
+
+
+def _print_limits(plan: Plan, found: Found) -> None:
+    """Times over the floor and shares of the memory's bandwidth, by configuration and by family; where there are."""
+    from .. import bench
+
+    what = plan.cases, found.times, plan.providers, found.limits
+    if found.limits.floors:
+        over = bench.floor_table(*what)
+        _print_table("\nTime over the floor, a plain cast of the same bytes", over, "{:.3f}")
+        _print_table("\nTime over the floor, geometric mean", bench.geomeans(over, plan.providers), "{:.3f}")
+    if found.limits.memory_gbps and plan.regime == "cold":
+        share, peak = bench.memory_table(*what), found.limits.memory_gbps / 1000
+        _print_table(f"\nPercent of the memory's {peak:g} TB/s", share, "{:.1f}")
+        _print_table("\nPercent of memory bandwidth, geometric mean", bench.geomeans(share, plan.providers), "{:.1f}")
+
+
+def _print_latencies(plan: Plan, found: Found) -> None:
+    from .. import bench
+
+    _print_table("\nIsolated latency (µs):", bench.table(plan.cases, found.latencies, plan.providers))
+    if plan.device == "cpu":
+        print("On a CPU calls cannot overlap: this is the same measurement as above, once more.")
+
+
 def _rows(plan: Plan, found: Found) -> list[dict[str, Any]]:
     """A row a configuration and backend, for files."""
     from .. import bench
@@ -206,9 +246,15 @@ def _rows(plan: Plan, found: Found) -> list[dict[str, Any]]:
     rows = []
     for name, case in _jobs(plan):
         job = name, case
-        timing = found.times.get(job, bench.MISSING)._asdict()
+        timing = found.times.get(job, bench.MISSING)
+        values = timing._asdict() | {"isolated_us": found.latencies.get(job, bench.MISSING).median_us}
+        beside = {
+            "floor_us": found.limits.floor_us(case),
+            "over_floor": found.limits.over_floor(case, timing),
+            "memory_share": found.limits.memory_share(case, timing),
+        }
         reason = found.reasons.get(job) or found.wrong.get(job, "")
-        times = {key: None if math.isnan(value) else value for key, value in timing.items()}
+        times = {key: None if math.isnan(value) else value for key, value in values.items()} | beside
         rows.append({**bench.case_columns(case), "dtype": case.dtype, "backend": name, **times, "reason": reason})
     return rows
 
@@ -232,16 +278,17 @@ def run(args: argparse.Namespace) -> int:
     plan = _plan(args)
     _say_where(plan, args.device)
     sys.stdout.flush()
-    found = _measure(plan, args.check)
+    found = _measure(plan, args.check, args.latency)
     if args.check:
         _print_checks(plan, found)
     df = bench.table(plan.cases, found.times, plan.providers)
-    print("QuantFP8 performance (µs):")
-    print(df.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+    _print_table("QuantFP8 performance (µs):", df)
     _print_reasons(plan, found)
     speedups = _speedups(plan, df)
     if speedups is not None:
-        print(f"\nSpeedup over {TITLES[REFERENCE]}")
-        print(_shown(speedups).to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+        _print_table(f"\nSpeedup over {TITLES[REFERENCE]}", _shown(speedups))
+    _print_limits(plan, found)
+    if args.latency:
+        _print_latencies(plan, found)
     _write(args, plan, found, speedups)
     return EXIT_WRONG if found.wrong else EXIT_OK

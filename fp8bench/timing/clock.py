@@ -76,6 +76,14 @@ class Clock(ABC):
         """Seconds a call of one arm, once for each of `blocks` blocks."""
         return self._time([_sets(arm, cold)], [0] * blocks, cold)[1]
 
+    def isolated(self, arm: Sequence[Call], quads: int = 10, *, cold: bool = False) -> list[float]:
+        """Seconds that one call takes by itself, between calls of something else; one value a quad.
+
+        `measure` chains calls of one kind, which a GPU lets overlap each other. Where calls cannot overlap, as on a
+        CPU, both are the same.
+        """
+        return self.measure(arm, quads, cold=cold)
+
     def _calls(self, seconds_per_call: float, sets: int, cold: bool) -> int:
         calls = plan.calls_per_block(seconds_per_call, self.block_s, *self.calls_range)
         return plan.calls_cold(calls, sets, self.max_sets) if cold else calls

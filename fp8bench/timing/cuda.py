@@ -11,12 +11,14 @@ from typing import ClassVar
 
 import torch
 
+from . import plan
 from .clock import BLOCK_S, WARMUP_S, Call, Clock, quiet_gc
 
 PROBE_CALLS = 6  # of the first capture, which tells how long a call takes and is thrown away
 PROBE_REPLAYS = 3
 EVENT_RESOLUTION_S = 0.5e-6
 FLUSH_BYTES = 512 << 20
+SEPARATOR_CYCLES = 4000  # some 2 us: longer than the device needs to get the next kernel of a graph ready
 RAMP_UP_S = 0.3  # an idle GPU needs this long to reach its clocks
 
 
@@ -109,6 +111,18 @@ class CudaGraphClock(Clock):
                     call()
         self._stream.synchronize()
 
+    def isolated(self, arm: Sequence[Call], quads: int = 10, *, cold: bool = False) -> list[float]:
+        """Seconds that one call adds to a chain of another kernel.
+
+        That kernel spins on one multiprocessor, touches no memory and knows nothing of dependent launches: a call
+        starts when it has ended and it starts when the call has ended. So nothing of the call overlaps anything, and
+        one launch from kernel to kernel is part of the result. Blocks of pairs and of that kernel alone alternate.
+        """
+        pairs = [partial(_behind_separator, call) for call in arm]
+        blocks = self.quads([pairs, [_separate] * len(pairs)], quads, cold=cold)
+        each = [[(block.quad, block.seconds) for block in blocks if block.arm == number] for number in (0, 1)]
+        return plan.by_difference(*each)
+
     def _probe(self, arms: list[Sequence[Call]], cold: bool) -> float:
         """Seconds a call of the slowest arm, roughly."""
         graphs = [self._capture(arm, PROBE_CALLS) for arm in arms]
@@ -127,3 +141,13 @@ class CudaGraphClock(Clock):
         # One queue for warm-up and blocks: the first timed block starts on a busy device.
         seconds = self._replay(graphs, warmup + order, cold)[len(warmup) :]
         return calls, [value / calls for value in seconds]
+
+
+def _separate() -> None:
+    """Enqueue the kernel that keeps calls apart."""
+    torch.cuda._sleep(SEPARATOR_CYCLES)  # type: ignore[no-untyped-call]
+
+
+def _behind_separator(call: Call) -> object:
+    _separate()
+    return call()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from statistics import fmean
 
 ROTATION_FACTOR = 3  # cold buffer sets cover this many times the last-level cache
 
@@ -40,3 +42,16 @@ def palindromes(arms: int, rounds: int) -> list[tuple[int, int, int]]:
         half = forth if number % 2 == 0 else forth[::-1]
         order += [(number, position, arm) for position, arm in enumerate(half + half[::-1])]
     return order
+
+
+def by_difference(with_call: Sequence[tuple[int, float]], without: Sequence[tuple[int, float]]) -> list[float]:
+    """What a call adds, by round: the mean time of the blocks with it less that of those without it.
+
+    Blocks are (round, seconds) in any order. A drift cancels in a round that is a palindrome.
+    """
+    rounds = sorted({number for number, _ in with_call})
+    return [_mean_of(with_call, number) - _mean_of(without, number) for number in rounds]
+
+
+def _mean_of(blocks: Sequence[tuple[int, float]], number: int) -> float:
+    return fmean(seconds for which, seconds in blocks if which == number)
