@@ -43,10 +43,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
-# What measures time runs alone, after the rest. (5: no test is marked so.)
+# A file is one worker's, start to end: its tests share builds, nights, an Airflow.
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadgroup -m "not timing"
-	$(BIN)/python -m pytest -m timing || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lock: $(READY)
 	ci/lock

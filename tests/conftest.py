@@ -30,21 +30,9 @@ os.environ |= {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "timing: measures time, so it runs when nothing else does")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that measure time never run beside each other, whatever the number of workers."""
-    for item in items:
-        if item.get_closest_marker("timing"):
-            item.add_marker(pytest.mark.xdist_group("timing"))
-
-
 @pytest.fixture(scope="session")
 def airflow_database() -> Path:
-    """An empty Airflow database, for one process: tests that use it are in the xdist group `airflow`."""
+    """An empty Airflow database, for one process: the tests that use it are in one file, and files are not split."""
     shutil.rmtree(AIRFLOW_HOME, ignore_errors=True)
     AIRFLOW_HOME.mkdir(parents=True)
     from airflow.utils.db import initdb

@@ -18,8 +18,6 @@ from conftest import CHECKOUT, HOME
 
 from fp8bench import records
 
-pytestmark = pytest.mark.xdist_group("airflow")
-
 SUITE = """
 backends = ["cpu"]
 schemes = ["per-token"]

@@ -24,10 +24,7 @@ from nights import make_night
 
 from fp8bench import config, records
 
-pytestmark = [
-    pytest.mark.xdist_group("airflow"),
-    pytest.mark.filterwarnings("ignore"),  # Airflow's own, and its dependencies'
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own, and its dependencies'
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DAG_FILE = CHECKOUT / "dags" / "fp8bench_nightly.py"
