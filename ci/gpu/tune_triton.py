@@ -142,7 +142,7 @@ def compile_all(families: list[str]) -> list[str]:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _reciprocals_kernel(values: Tensor, out: Tensor, BLOCK: tl.constexpr) -> None:  # noqa: N803
+def _reciprocals_kernel(values, out, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + index, _reciprocal(tl.load(values + index)))
 
