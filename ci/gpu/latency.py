@@ -1,0 +1,167 @@
+"""Chained throughput and isolated latency of every cell of the reference grid, beside each other.
+
+    python ci/gpu/latency.py --out DIR [--build DIR] [--variants cuda,cuda-no-pdl,triton,floor] [--seconds 55]
+
+Chained: calls of one kind behind each other, which programmatic dependent launch lets overlap. Isolated: what one call
+adds to a chain of another kernel that knows nothing of dependent launches (fp8bench/timing/cuda.py says how), so cuda
+beside cuda-no-pdl shows what dependent launch gives behind a foreign kernel. Writes latency.csv; prints geometric
+means by family, hot / cold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import native
+import speed
+import torch
+from native import NO_PDL, Kernels
+from torch import Tensor
+
+from fp8bench import backends, tensors
+from fp8bench.spec import Case, Scheme
+from fp8bench.timing import Clock, clock_for
+
+VARIANTS = ("cuda", "cuda-no-pdl", "triton", "floor", "torch")
+DEFAULT = "cuda,cuda-no-pdl,triton,floor"
+COLUMNS = ("variant", "family", "tokens", "hidden", "regime", "chained_us", "isolated_us")
+CHAINED_BLOCKS, ISOLATED_QUADS = 6, 4
+# Small and large first: a run that is out of time has something of everything.
+GRID = sorted(speed.GRID, key=lambda size: (size[0] not in (16, 1024), size[1] not in (2048, 7168), size))
+
+Bind = Callable[[Scheme, Tensor, Tensor, Tensor], Callable[[], object]]
+Row = dict[str, object]
+
+
+def main() -> None:
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    build = options.build or native.build(options.out / "build")
+    binds = {name: bind_of(name, build) for name in options.variants.split(",")}
+    clock, deadline = clock_for("cuda"), time.monotonic() + options.seconds
+    rows: list[Row] = []
+    with (options.out / "latency.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in measure(binds, clock, deadline):
+            rows.append(row)
+            writer.writerow(row)
+            file.flush()
+    for line in summary(rows, list(binds)):
+        print(line)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory for results")
+    parser.add_argument("--build", type=Path, help="build directory with a CUDA library; default: compile here")
+    parser.add_argument("--variants", default=DEFAULT, help=f"of {', '.join(VARIANTS)}; default {DEFAULT}")
+    parser.add_argument("--seconds", type=float, default=55.0, help="no size is begun after so many (55)")
+    options = parser.parse_args()
+    if unknown := set(options.variants.split(",")) - set(VARIANTS):
+        parser.error(f"unknown variants {', '.join(sorted(unknown))}: use {', '.join(VARIANTS)}")
+    return options
+
+
+def bind_of(variant: str, build: Path) -> Bind:
+    """What binds a call of a variant to buffers."""
+    if variant in ("triton", "torch"):
+        return backends.load(variant, native.ROOT / "fp8bench").bind
+    if variant == "floor":
+        return backends.load(variant, build).bind
+    kernels, flags = Kernels(build), NO_PDL if variant == "cuda-no-pdl" else 0
+    return lambda scheme, x, codes, scales: kernels.bind(scheme, x, codes, scales, flags=flags)
+
+
+def measure(binds: dict[str, Bind], clock: Clock, deadline: float) -> Iterator[Row]:
+    for done, (tokens, hidden) in enumerate(GRID):
+        if time.monotonic() > deadline:
+            print(f"out of time after {done} of {len(GRID)} sizes")
+            return
+        for family in speed.FAMILIES:
+            case = Case(Scheme.parse(family), "bfloat16", tokens, hidden)
+            for regime in speed.REGIMES:
+                yield from measure_case(binds, clock, case, regime)
+
+
+def measure_case(binds: dict[str, Bind], clock: Clock, case: Case, regime: str) -> Iterator[Row]:
+    """Every variant on the same buffers; the floor with the per-tensor family only."""
+    cold, scheme = regime == "cold", case.scheme
+    x = torch.randn(case.tokens, case.hidden, device="cuda").bfloat16()
+    inputs = [x, *(x.clone() for _ in range(clock.sets_for(case.bytes_moved, cold=cold) - 1))]
+    buffers = [(entry, *tensors.poisoned_outputs(case, "cuda")) for entry in inputs]
+    for variant, bind in binds.items():
+        if variant == "floor" and not scheme.group_shape.is_per_tensor():
+            continue
+        calls = [bind(scheme, *entry) for entry in buffers]
+        chained = statistics.median(clock.measure(calls, CHAINED_BLOCKS, cold=cold))
+        isolated = statistics.median(clock.isolated(calls, ISOLATED_QUADS, cold=cold))
+        values = (variant, scheme.name, case.tokens, case.hidden, regime, chained * 1e6, isolated * 1e6)
+        yield dict(zip(COLUMNS, values, strict=True))
+
+
+# ---- summary ------------------------------------------------------------------------------------------------
+
+
+def summary(rows: list[Row], variants: list[str]) -> Iterator[str]:
+    yield f"{'geometric means, us, hot / cold':32} {'chained':>15} {'isolated':>15}   isolated over isolated floor"
+    floors = {(row["tokens"], row["hidden"], row["regime"]): row["isolated_us"] for row in _of(rows, "floor")}
+    for family in speed.FAMILIES:
+        for variant in variants:
+            if mine := [row for row in _of(rows, variant) if row["family"] == family]:
+                yield (
+                    f"{family:14} {variant:17} {_pair(mine, 'chained_us'):>15} {_pair(mine, 'isolated_us'):>15}   "
+                    + (_over(mine, floors) if floors else "")
+                )
+    yield from _gains(rows)
+
+
+def _of(rows: list[Row], variant: str) -> list[Row]:
+    return [row for row in rows if row["variant"] == variant]
+
+
+def _pair(rows: list[Row], column: str) -> str:
+    return " / ".join(
+        f"{_mean(row[column] for row in rows if row['regime'] == regime):.3f}" for regime in speed.REGIMES
+    )
+
+
+def _over(rows: list[Row], floors: dict[tuple[object, object, object], object]) -> str:
+    ratios = [
+        {
+            **row,
+            "ratio": float(str(row["isolated_us"])) / float(str(floors[row["tokens"], row["hidden"], row["regime"]])),
+        }
+        for row in rows
+    ]
+    return _pair(ratios, "ratio")
+
+
+def _gains(rows: list[Row]) -> Iterator[str]:
+    """What dependent launch gives: time with it over time without, by kind of measurement."""
+    keys = ("family", "tokens", "hidden", "regime")
+    without = {tuple(row[key] for key in keys): row for row in _of(rows, "cuda-no-pdl")}
+    pairs = [(row, without[key]) for row in _of(rows, "cuda") if (key := tuple(row[k] for k in keys)) in without]
+    for column, meaning in (
+        ("chained_us", "behind itself"),
+        ("isolated_us", "behind a kernel that knows nothing of it"),
+    ):
+        if pairs:
+            gain = _mean(float(str(ours[column])) / float(str(theirs[column])) for ours, theirs in pairs)
+            yield f"time with dependent launch over time without, {meaning}: {gain:.3f}"
+
+
+def _mean(values: Iterable[object]) -> float:
+    """Geometric mean of what is positive: a difference of two measurements may not be."""
+    logs = [math.log(value) for value in map(float, map(str, values)) if value > 0]
+    return math.exp(statistics.fmean(logs)) if logs else math.nan
+
+
+if __name__ == "__main__":
+    main()
