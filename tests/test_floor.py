@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,20 +48,40 @@ def test_larger_inputs_never_get_fewer_bytes_a_block() -> None:
     assert [most for most, _, _ in floor.SHAPES] == sorted(most for most, _, _ in floor.SHAPES)
 
 
-def test_the_table_knows_the_launch_shapes_of_the_library() -> None:
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The build directory of the checkout's CUDA library."""
     try:
         toolchain.find_nvcc()
     except ToolchainError as error:
         pytest.skip(str(error))
     wanted = ("cuda", "floor")
-    built = builds.build(paths.CHECKOUT, "", "candidate", config.load(), worktree=True, backends=wanted)
-    assert {library.backend for library in built.libraries if library.ok} == set(wanted)
-    library = next(Path(built.path).glob("libfp8bench_cuda-*.so"))
+    made = builds.build(paths.CHECKOUT, "", "candidate", config.load(), worktree=True, backends=wanted)
+    assert {library.backend for library in made.libraries if library.ok} == set(wanted)
+    return Path(made.path)
+
+
+@pytest.mark.parametrize("architecture", ["89", "90", "100"])
+def test_the_cast_moves_bytes_and_does_nothing_else(built: Path, architecture: str) -> None:
+    tool = shutil.which("cuobjdump") or str(pytest.importorskip("triton").knobs.nvidia.cuobjdump.path)
+    command = [tool, "-sass", "-arch", f"sm_{architecture}", str(next(built.glob("libfp8bench_cuda-*.so")))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    functions = re.split(r"^\s*Function : (\S+)$", done.stdout, flags=re.MULTILINE)[1:]
+    casts = [body for name, body in zip(functions[::2], functions[1::2], strict=True) if "cast_tiles" in name]
+    assert len(casts) == len(DTYPES) * len(floor.VECTORS)
+    for body in casts:
+        assert set(re.findall(r"\bLDG\.\S+", body)) <= {"LDG.E.128", "LDG.E.128.CONSTANT"}
+        assert re.search(r"F2FP\.SATFINITE\.E4M3", body)
+        assert not re.search(r"\b(SHFL|REDUX|BAR|ATOM\w*|RED|LDS|STS|LDL|STL|MUFU|CALL)\b", body)
+
+
+def test_the_table_knows_the_launch_shapes_of_the_library(built: Path) -> None:
+    library = next(built.glob("libfp8bench_cuda-*.so"))
     assert floor.FloorLibrary(library).variants == len(floor.VECTORS) * len(floor.THREADS)
     source = (paths.CSRC / "cuda/kernels.cuh").read_text() + (paths.CSRC / "cuda/library.cu").read_text()
     assert f"kFloorVectors[] = {{{', '.join(map(str, floor.VECTORS))}}}" in source
     assert f"kFloorThreads[] = {{{', '.join(map(str, floor.THREADS))}}}" in source
-    assert backends.load("floor", Path(built.path)).supports(CASE, "cpu") is not None
+    assert backends.load("floor", built).supports(CASE, "cpu") is not None
 
 
 def test_it_says_what_it_cannot_do() -> None:

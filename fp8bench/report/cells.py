@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import metrics, wording
-from ..metrics import CellFacts
+from ..metrics import CellFacts, Metric
 from ..night import Night
 from ..records import Verdict
 from .tones import Badge, badge
@@ -33,21 +34,22 @@ class Cells:
 
 def build(night: Night) -> Cells:
     ranked = sorted(night.facts, key=lambda facts: (RANK[facts.verdict.verdict], -_value(facts)))
-    columns = tuple(f"{metric.title}, {metric.unit}" if metric.unit else metric.title for metric in COLUMNS)
-    return Cells(columns, tuple(_row(facts) for facts in ranked), len(ranked) <= 100)
+    used = [metric for metric in COLUMNS if any(metric.compute(facts) is not None for facts in ranked)]
+    titles = tuple(f"{metric.title}, {metric.unit}" if metric.unit else metric.title for metric in used)
+    return Cells(titles, tuple(_row(facts, used) for facts in ranked), len(ranked) <= 100)
 
 
 def _value(facts: CellFacts) -> float:
     return facts.verdict.effect.value if facts.verdict.effect else 0.0
 
 
-def _row(facts: CellFacts) -> Row:
+def _row(facts: CellFacts, columns: Sequence[Metric]) -> Row:
     found = facts.verdict
     return Row(
         cell=facts.cell.id,
         badge=badge(found.verdict),
         effect=wording.effect_text(found.effect),
         key=f"{_value(facts):.5f}",
-        values=tuple(metric.show(metric.compute(facts)) for metric in COLUMNS),
+        values=tuple(metric.show(metric.compute(facts)) for metric in columns),
         reason="" if found.verdict is Verdict.CONTROL else wording.one_line(found.reason, 200),
     )
