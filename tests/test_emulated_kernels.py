@@ -20,6 +20,7 @@ from fp8bench.spec import Case
 HERE = Path(__file__).parent
 MARGIN = 32  # poisoned codes before and behind
 NO_CLUSTER = 15 << 24  # FP8BENCH_CLUSTER_SHIFT: two kernels instead
+ONE_WARP = 14 << 24
 
 # Each kernel with vectors and without, segments that fill their threads and that do not, one token and many.
 SIZES = {
@@ -118,6 +119,21 @@ def test_forced_launch_shapes(library: NativeLibrary, vectors: int, threads: int
     for name in ("per-token/bfloat16/3x1096", "per-tensor/bfloat16/9x4096", "group-64-col/float16/9x128"):
         case = Case.parse(name)
         _check(library, case, _input(case), flags=NO_CLUSTER | vectors << 8 | threads // 32 << 16)
+
+
+@pytest.mark.parametrize("size", ["9x600", "37x1024", "9x1096", "25x2048"])
+@pytest.mark.parametrize("threads", [32, 512])
+def test_a_warp_a_token(library: NativeLibrary, size: str, threads: int) -> None:
+    for dtype in DTYPES:
+        case = Case.parse(f"per-token/{dtype}/{size}")
+        _check(library, case, _input(case), flags=ONE_WARP | threads // 32 << 16)
+
+
+@pytest.mark.parametrize("maxima", [1, 3, 8])
+def test_blocks_that_look_for_the_largest_magnitude(library: NativeLibrary, maxima: int) -> None:
+    for size in ("1x8", "40x2056", "3x5"):
+        case = Case.parse(f"per-tensor/float16/{size}")
+        _check(library, case, _input(case), flags=NO_CLUSTER | maxima << 4)
 
 
 def test_bad_arguments_are_refused_in_words(library: NativeLibrary) -> None:

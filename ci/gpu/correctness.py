@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from native import NO_PDL, TWO_KERNELS, Kernels, forced
+from native import NO_PDL, ONE_BLOCK, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
 from torch import Tensor
 
 from fp8bench import reference
@@ -185,17 +185,33 @@ def _odd_sizes() -> Iterator[Trial]:
 
 def _launch_shapes() -> Iterator[Trial]:
     for dtype in DTYPES:
-        for hidden in (600, 896, 4096, 7168):
-            for vectors in (1, 2, 4, 8):
-                yield Trial("per-token", dtype, 37, hidden, flags=forced(vectors=vectors))
-        for tokens, hidden in ((1, 2048), (16, 4096), (64, 7168)):
-            for cluster in (1, 2, 4, 8, TWO_KERNELS):
-                yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=cluster))
-            for vectors, threads in ((1, 128), (2, 512), (4, 1024)):
-                yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(vectors, threads, TWO_KERNELS) | NO_PDL)
-        for threads in (64, 128, 256):
-            yield Trial("group-64-col", dtype, 129, 7168, flags=forced(threads=threads))
-            yield Trial("group-128-row", dtype, 129, 896, flags=forced(threads=threads) | NO_PDL)
+        yield from _tensor_shapes(dtype)
+        yield from _token_and_group_shapes(dtype)
+        for start in STARTS:
+            for scheme in ("per-tensor", "per-tensor-static", "per-token", "group-128-col"):
+                yield Trial(scheme, dtype, 333, 1024, flags=forced(start=start))
+
+
+def _tensor_shapes(dtype: torch.dtype) -> Iterator[Trial]:
+    for tokens, hidden in ((1, 2048), (16, 4096), (64, 7168)):
+        for cluster in (1, 2, 4, 8, TWO_KERNELS):
+            yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=cluster))
+        for vectors, threads in ((1, 128), (2, 512), (4, 1024)):
+            yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(vectors, threads, TWO_KERNELS) | NO_PDL)
+        for maxima in (1, 2, 4, 8):
+            yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=TWO_KERNELS, maxima=maxima))
+
+
+def _token_and_group_shapes(dtype: torch.dtype) -> Iterator[Trial]:
+    for hidden in (600, 896, 4096, 7168):
+        for vectors in (1, 2, 4, 8):
+            yield Trial("per-token", dtype, 37, hidden, flags=forced(vectors=vectors))
+        yield Trial("per-token", dtype, 1037, hidden // 4, flags=forced(cluster=ONE_WARP))
+        yield Trial("per-token", dtype, 1037, hidden // 4, flags=forced(cluster=ONE_BLOCK))
+    for threads in (64, 128, 256, 512):
+        for vectors in (0, 1, 2, 4):
+            yield Trial("group-64-col", dtype, 129, 7168, flags=forced(vectors, threads))
+            yield Trial("group-128-row", dtype, 129, 896, flags=forced(vectors, threads) | NO_PDL)
 
 
 def _grid() -> Iterator[Trial]:
@@ -256,22 +272,26 @@ def check_order(kernels: Kernels) -> Iterator[tuple[str, str | None]]:
 
 
 def _chain(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int) -> str | None:
-    """In a graph, over and over: copy an input, quantize it, quantize the codes' bytes as if they were an input."""
+    """In a graph, over and over: copy an input, quantize it, then twice the bytes of the codes as if an input."""
     sources = [torch.randn(tokens, hidden, device="cuda").bfloat16() for _ in range(4)]
     x = torch.empty_like(sources[0])
     first, first_scales = _outputs(scheme, tokens, hidden)
     again = first.view(torch.bfloat16)  # (tokens, hidden / 2)
     second, second_scales = _outputs(scheme, tokens, hidden // 2)
+    third, third_scales = _outputs(scheme, tokens, hidden // 4)
     one = kernels.bind(scheme, x, first, first_scales)
     two = kernels.bind(scheme, again, second, second_scales)
-    kept = [[torch.empty_like(t) for t in (first, first_scales, second, second_scales)] for _ in range(8)]
+    three = kernels.bind(scheme, second.view(torch.bfloat16), third, third_scales)
+    made = (first, first_scales, second, second_scales, third, third_scales)
+    kept = [[torch.empty_like(t) for t in made] for _ in range(8)]
 
     def body() -> None:
         for index, keep in enumerate(kept):
             x.copy_(sources[index % 4])
             one()
             two()
-            for target, tensor in zip(keep, (first, first_scales, second, second_scales), strict=True):
+            three()
+            for target, tensor in zip(keep, made, strict=True):
                 target.copy_(tensor)
 
     body()
@@ -282,17 +302,15 @@ def _chain(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int) -> str | 
     for _ in range(20):
         graph.replay()
     torch.cuda.synchronize()
-    for index, (codes, scales, more_codes, more_scales) in enumerate(kept[:4]):
-        wanted, wanted_scales = reference.quantize(sources[index], scheme)
-        more, more_wanted_scales = reference.quantize(wanted.view(torch.bfloat16), scheme)
-        pairs = ((codes, wanted), (more_codes, more))
-        if not all(torch.equal(a.cpu(), b) for a, b in pairs):
-            return f"codes differ in step {index}"
-        if not all(
-            torch.equal(_bits(a.cpu()), _bits(b))
-            for a, b in ((scales, wanted_scales), (more_scales, more_wanted_scales))
-        ):
-            return f"scales differ in step {index}"
+    for index, keep in enumerate(kept[:4]):
+        x = sources[index]
+        for codes, scales in (keep[0:2], keep[2:4], keep[4:6]):
+            wanted, wanted_scales = reference.quantize(x, scheme)
+            if not torch.equal(codes.cpu(), wanted):
+                return f"codes differ in step {index}"
+            if not torch.equal(_bits(scales.cpu()), _bits(wanted_scales)):
+                return f"scales differ in step {index}"
+            x = wanted.view(torch.bfloat16)
     return None
 
 

@@ -23,12 +23,13 @@ from fp8bench import backends  # noqa: E402
 from fp8bench.spec import Scheme  # noqa: E402
 
 NO_PDL = 1
-TWO_KERNELS = 15
+TWO_KERNELS, ONE_WARP, ONE_BLOCK = 15, 14, 1
+STARTS = {"at once": 1, "behind wait": 2, "behind loads": 3, "at end": 4}
 
 
-def forced(vectors: int = 0, threads: int = 0, cluster: int = 0) -> int:
+def forced(vectors: int = 0, threads: int = 0, cluster: int = 0, start: str = "", maxima: int = 0) -> int:
     """Flags that force a launch shape; see csrc/fp8bench.h."""
-    return vectors << 8 | threads // 32 << 16 | cluster << 24
+    return vectors << 8 | threads // 32 << 16 | cluster << 24 | STARTS.get(start, 0) << 28 | maxima << 4
 
 
 def build(directory: Path) -> Path:

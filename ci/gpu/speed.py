@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from native import NO_PDL, TWO_KERNELS, Kernels, forced
+from native import NO_PDL, ONE_BLOCK, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
 from torch import Tensor
 
 from fp8bench.spec import Scheme
@@ -25,6 +25,11 @@ GRID = tuple((tokens, hidden) for tokens in TOKENS for hidden in HIDDEN)
 FAMILIES = ("per-tensor", "per-token", "group-64-row", "group-64-col", "group-128-row", "group-128-col")
 REGIMES = ("hot", "cold")
 LARGE = ((8192, 7168), (32768, 7168))
+TUNED = ("per-tensor", "per-token", "group-64-row", "group-128-col")
+SIZES = {  # columns of the tuning table: elements above, up to
+    "all": (0, 1 << 40), "to 8k": (0, 8192), "to 131k": (8192, 1 << 17), "to 1M": (1 << 17, 1 << 20),
+    "above": (1 << 20, 1 << 40),
+}  # fmt: skip
 
 BUFFER_BYTES = 200 << 20
 FLUSH_BYTES = 512 << 20
@@ -53,8 +58,8 @@ class Shape:
 class Clock:
     """Buffers for one shape, and times of calls on them."""
 
-    def __init__(self, shape: Shape, flush: Tensor) -> None:
-        self._flush = flush
+    def __init__(self, shape: Shape, flush: Tensor, replays: int = REPLAYS) -> None:
+        self._flush, self._replays = flush, replays
         self._stream = torch.cuda.Stream()
         self.calls = max(6, min(240, int(GRAPH_US / (1.0 + shape.bytes / BANDWIDTH))))
         sets = max(2, min(self.calls, BUFFER_BYTES // shape.bytes))
@@ -76,7 +81,7 @@ class Clock:
                 bound[index % sets]()
             graph.capture_end()
         graph.replay()
-        return statistics.median(self._replay(graph, regime) for _ in range(REPLAYS)) / self.calls
+        return statistics.median(self._replay(graph, regime) for _ in range(self._replays)) / self.calls
 
     def _replay(self, graph: torch.cuda.CUDAGraph, regime: str) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -111,21 +116,42 @@ def floors(kernels: Kernels, clock: Clock, regime: str, flags: int) -> tuple[flo
     return min(times)
 
 
-def launch_shapes(family: str) -> Iterator[tuple[str, int]]:
-    """Launch shapes that are worth trying, beside the dispatch table's choice."""
-    yield "default", 0
-    if family == "per-token":
-        for vectors in (1, 2, 4, 8):
-            yield f"vectors {vectors}", forced(vectors=vectors)
-    elif family == "per-tensor":
-        for cluster in (1, 2, 4, 8):
-            yield f"cluster {cluster}", forced(cluster=cluster)
-        for vectors in (1, 2, 4):
-            for threads in (128, 256, 512):
-                yield f"two kernels, vectors {vectors}, threads {threads}", forced(vectors, threads, TWO_KERNELS)
-    else:
-        for threads in (32, 64, 128, 256):
-            yield f"threads {threads}", forced(threads=threads)
+def launch_shapes(family: str) -> dict[str, int]:
+    """Launch shapes that are worth trying, beside the dispatch table's choice: names and flags."""
+    shapes = {"per-tensor": _tensor_shapes, "per-token": _token_shapes}.get(family, _group_shapes)()
+    return {"table": 0, "table, no PDL": NO_PDL} | shapes
+
+
+def _tensor_shapes() -> dict[str, int]:
+    tiles = {f"vectors {v} threads {t}": (v, t) for v in (1, 2, 4) for t in (256, 512, 1024)}
+    maxima = ((v, m) for v in (1, 4) for m in (1, 2, 4))
+    return (
+        {f"cluster {c}": forced(cluster=c) for c in (1, 2, 4, 8)}
+        | {f"cluster 8 vectors {v}": forced(v, cluster=8) for v in (1, 2, 4, 8)}
+        | {f"two kernels {name}": forced(*shape, TWO_KERNELS) for name, shape in tiles.items()}
+        | {f"two kernels vectors {v} maxima {m}": forced(v, 512, TWO_KERNELS, maxima=m) for v, m in maxima}
+        | {f"two kernels start {start}": forced(cluster=TWO_KERNELS, start=start) for start in STARTS}
+        | {f"table start {start}": forced(start=start) for start in STARTS}
+        | {f"two kernels vectors {v}, no PDL": forced(v, 512, TWO_KERNELS) | NO_PDL for v in (1, 4)}
+        | {f"cluster {c}, no PDL": forced(cluster=c) | NO_PDL for c in (1, 8)}
+    )
+
+
+def _token_shapes() -> dict[str, int]:
+    blocks = {f"block vectors {v}": forced(v, cluster=ONE_BLOCK) for v in (1, 2, 4, 8)}
+    warps = {f"warp threads {t}": forced(0, t, ONE_WARP) for t in (64, 128, 256, 512)}
+    starts = {f"table start {start}": forced(start=start) for start in STARTS}
+    return blocks | warps | starts | {f"{name}, no PDL": flags | NO_PDL for name, flags in (blocks | warps).items()}
+
+
+def _group_shapes() -> dict[str, int]:
+    sizes = {f"vectors {v} threads {t}": (v, t) for v in (1, 2, 4) for t in (128, 256, 512)}
+    starts = ((v, start) for v in (1, 2) for start in STARTS)
+    return (
+        {name: forced(*size) for name, size in sizes.items()}
+        | {f"vectors {v} start {start}": forced(v, start=start) for v, start in starts}
+        | {f"{name}, no PDL": forced(*size) | NO_PDL for name, size in sizes.items()}
+    )
 
 
 # ---- sections -----------------------------------------------------------------------------------------------
@@ -205,26 +231,80 @@ def time_large(kernels: Kernels, out: Path) -> str:
 
 
 def tune(kernels: Kernels, out: Path) -> str:
-    """Every launch shape worth trying, per family and shape; prints where another beats the table's by over 3%."""
+    """Every launch shape worth trying, in every cell; a line a shape: its means of time over the floor.
+
+    Floors are those of the section `grid` of the same run.
+    """
+    floor = _read_floors(out / "times-bfloat16.csv")
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    lines = []
+    times: dict[tuple[str, str, str], dict[tuple[int, int], float]] = {}
     with (out / "tune.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("family", "tokens", "hidden", "regime", "launch_shape", "us"))
+        writer.writerow(("family", "tokens", "hidden", "regime", "launch_shape", "us", "floor_us"))
         for tokens, hidden in GRID:
-            clock = Clock(Shape(tokens, hidden, torch.bfloat16), flush)
-            for family in FAMILIES:
+            clock = Clock(Shape(tokens, hidden, torch.bfloat16), flush, replays=6)
+            for family in TUNED:
                 for regime in REGIMES:
-                    times = {
-                        name: clock.time(bind_family(kernels, family, flags), regime)
-                        for name, flags in launch_shapes(family)
-                    }
-                    writer.writerows((family, tokens, hidden, regime, name, round(us, 4)) for name, us in times.items())
-                    best = min(times, key=lambda name: times[name])
-                    if times[best] < 0.97 * times["default"]:
-                        gain = times[best] / times["default"] - 1
-                        lines.append(
-                            f"{family} {tokens}x{hidden} {regime}: {best} {gain:+.1%} of {times['default']:.2f} us"
-                        )
+                    for name, flags in launch_shapes(family).items():
+                        us = clock.time(bind_family(kernels, family, flags), regime)
+                        least = floor[tokens, hidden, regime]
+                        writer.writerow((family, tokens, hidden, regime, name, round(us, 4), least))
+                        times.setdefault((family, name, regime), {})[tokens, hidden] = us / least
             file.flush()
-    return "\n".join(lines) or "nowhere"
+    return "\n".join((*_tuned_table(times), *_tune_large(kernels, out, flush)))
+
+
+def _read_floors(path: Path) -> dict[tuple[int, int, str], float]:
+    if not path.exists():
+        raise RuntimeError(f"{path} is missing: run the section grid too, before tune.")
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["family"], row["pdl"]) == ("floor", "0")]
+    return {(int(row["tokens"]), int(row["hidden"]), row["regime"]): float(row["us"]) for row in rows}
+
+
+def _tuned_table(times: dict[tuple[str, str, str], dict[tuple[int, int], float]]) -> Iterator[str]:
+    """Means over all cells and over those up to each size, hot / cold; first the best of each cell."""
+    yield f"{'':52}" + "".join(f"{name:>14}" for name in SIZES)
+    for family in TUNED:
+        names = list(dict.fromkeys(name for other, name, _ in times if other == family))
+        for pdl in ("", ", no PDL"):
+            mine = [name for name in names if name.endswith("no PDL") == bool(pdl)]
+            best = {
+                regime: {cell: min(times[family, name, regime][cell] for name in mine) for cell in GRID}
+                for regime in REGIMES
+            }
+            yield _tuned_line(f"{family} best of each cell{pdl}", best)
+            for name in mine:
+                yield _tuned_line(f"{family} {name}", {regime: times[family, name, regime] for regime in REGIMES})
+
+
+def _tuned_line(name: str, ratios: dict[str, dict[tuple[int, int], float]]) -> str:
+    line = f"{name:52}"
+    for least, most in SIZES.values():
+        means = [
+            statistics.geometric_mean(r for (t, h), r in ratios[regime].items() if least < t * h <= most)
+            for regime in REGIMES
+        ]
+        line += f"{means[0]:8.3f}/{means[1]:.3f}"
+    return line
+
+
+def _tune_large(kernels: Kernels, out: Path, flush: Tensor) -> Iterator[str]:
+    """Bandwidth of every launch shape on a large input; the best three of a family and the table's."""
+    shape = Shape(*LARGE[0], torch.bfloat16)
+    clock = Clock(shape, flush)
+    with (out / "tune-large.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("family", "launch_shape", "terabytes_per_s"))
+        for family in FAMILIES:
+            shapes = {name: flags for name, flags in launch_shapes(family).items() if not flags & NO_PDL}
+            shapes |= {f"vectors 4 start {start}": forced(4, start=start) for start in STARTS}
+            shapes |= {f"maxima {m}": forced(maxima=m) for m in (1, 3, 4, 8)} if family == "per-tensor" else {}
+            speeds = {
+                name: shape.bytes / clock.time(bind_family(kernels, family, flags), "cold") / 1e6
+                for name, flags in shapes.items()
+            }
+            writer.writerows((family, name, round(speed, 3)) for name, speed in speeds.items())
+            best = sorted(speeds, key=lambda name: -speeds[name])[:3]
+            shown = ", ".join(f"{name} {speeds[name]:.2f}" for name in ("table", *best))
+            yield f"TB/s at {shape.tokens}x{shape.hidden}, {family}: {shown}"

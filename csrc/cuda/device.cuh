@@ -32,11 +32,20 @@ static __device__ __forceinline__ void wait_for_predecessor(const void *first_re
 #endif
 }
 
-// Lets the successor start as soon as all blocks have come here or ended. It still waits for this kernel's end.
+// Lets the successor start as soon as a thread of every block has come here or all have ended. It still waits for this
+// kernel's end.
 static __device__ __forceinline__ void let_successor_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// The same, at one of the points that a kernel passes: the launch chooses which. kAtOnce is before the wait, so a
+// successor that reads anything before its own wait must not follow.
+enum class Start : uint32_t { kAtOnce, kBehindWait, kBehindLoads, kAtEnd };
+
+static __device__ __forceinline__ void let_successor_start(Start chosen, Start here) {
+  if (chosen == here) let_successor_start();
 }
 
 // ---- Maxima of unsigned integers ----------------------------------------------------------------------------
@@ -102,17 +111,17 @@ static __device__ __forceinline__ void store_in_block(uint32_t rank, uint32_t *s
 }
 
 // Over a cluster of `blocks` blocks; all threads get it. Call cluster_announce() before: the others must know that this
-// block's shared memory exists. Every warp writes its maximum to all blocks, so one more barrier is enough.
+// block's shared memory exists. One warp writes its block's maximum to all blocks, so one more barrier is enough.
 static __device__ __forceinline__ uint32_t max_of_cluster(uint32_t value, uint32_t blocks,
-                                                          uint32_t (&slots)[kMostWarps * kMostCluster]) {
-  const uint32_t lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  value = max_of_lanes<kWarp>(value);
+                                                          uint32_t (&slots)[kMostWarps]) {
+  __shared__ uint32_t of_blocks[kMostCluster];
+  const uint32_t lane = threadIdx.x % kWarp;
+  value = max_of_block(value, slots);
   cluster_wait();
-  if (lane < blocks) store_in_block(lane, &slots[cluster_rank() * warps + threadIdx.x / kWarp], value);
+  if (threadIdx.x < blocks) store_in_block(threadIdx.x, &of_blocks[cluster_rank()], value);
   cluster_arrive();
   cluster_wait();
-  for (uint32_t slot = lane; slot < warps * blocks; slot += kWarp) value = max(value, slots[slot]);
-  return max_of_lanes<kWarp>(value);
+  return max_of_lanes<kWarp>(lane < blocks ? of_blocks[lane] : 0);
 }
 
 #endif

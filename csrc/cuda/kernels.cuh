@@ -7,7 +7,8 @@
 
 namespace fp8bench {
 
-constexpr int kLaneElements = 16;             // that a thread of quantize_by_lanes holds
+constexpr int kLaneElements[] = {8, 16, 32, 64}; // that a thread of quantize_by_lanes holds: the choices
+constexpr int kLaneSingles = 16;              // where vectors do not fit
 constexpr int kSingles = 8;                   // that a thread of the others holds where vectors do not fit
 constexpr int kBlockVectors[] = {1, 2, 4, 8}; // that it holds where they do: the choices
 constexpr int kTileVectors[] = {1, 2, 4};
@@ -22,7 +23,8 @@ struct Kernels {
   using Floor = void (*)(const void *, uint8_t *, uint64_t, float);
 
   // For vectors, then for single elements.
-  BySegments by_lanes[2][6]; // 1, 2, 4, ... 32 lanes
+  BySegments by_lanes[4][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
+  BySegments by_lanes_singly[6];
   ByBlocks by_blocks[2][4];  // kBlockVectors; single elements: the first
   BySegments in_two_passes[2];
   Largest largest[2];
@@ -30,22 +32,31 @@ struct Kernels {
   Floor floor[4];    // kFloorVectors
 };
 
+template <class Pack, int kLog> constexpr void add_lanes(Kernels &all) {
+  constexpr int kLanes = 1 << kLog;
+  all.by_lanes[0][kLog] = quantize_by_lanes<Pack, kLanes, kLaneElements[0] / Pack::kElements>;
+  all.by_lanes[1][kLog] = quantize_by_lanes<Pack, kLanes, kLaneElements[1] / Pack::kElements>;
+  all.by_lanes[2][kLog] = quantize_by_lanes<Pack, kLanes, kLaneElements[2] / Pack::kElements>;
+}
+
 template <class Input> constexpr Kernels kernels_for() {
   using V = Vector<Input>;
   using S = Single<Input>;
-  constexpr int kPacks = kLaneElements / V::kElements;
-  return {{{quantize_by_lanes<V, 1, kPacks>, quantize_by_lanes<V, 2, kPacks>, quantize_by_lanes<V, 4, kPacks>,
-            quantize_by_lanes<V, 8, kPacks>, quantize_by_lanes<V, 16, kPacks>, quantize_by_lanes<V, 32, kPacks>},
-           // Two widths are enough for what is rare.
-           {nullptr, nullptr, quantize_by_lanes<S, 4, kLaneElements>, nullptr, nullptr,
-            quantize_by_lanes<S, 32, kLaneElements>}},
-          {{quantize_by_blocks<V, 1>, quantize_by_blocks<V, 2>, quantize_by_blocks<V, 4>, quantize_by_blocks<V, 8>},
-           {quantize_by_blocks<S, kSingles>, nullptr, nullptr, nullptr}},
-          {quantize_in_two_passes<V, kLoopVectors>, quantize_in_two_passes<S, kSingles>},
-          {largest_of_tiles<V, kLoopVectors>, largest_of_tiles<S, kSingles>},
-          {{quantize_tiles<V, 1>, quantize_tiles<V, 2>, quantize_tiles<V, 4>},
-           {quantize_tiles<S, kSingles>, nullptr, nullptr}},
-          {cast_tiles<V, 1>, cast_tiles<V, 2>, cast_tiles<V, 4>, cast_tiles<V, 8>}};
+  Kernels all{{},
+              // Two widths are enough for what is rare.
+              {nullptr, nullptr, quantize_by_lanes<S, 4, kLaneSingles>, nullptr, nullptr,
+               quantize_by_lanes<S, 32, kLaneSingles>},
+              {{quantize_by_blocks<V, 1>, quantize_by_blocks<V, 2>, quantize_by_blocks<V, 4>, quantize_by_blocks<V, 8>},
+               {quantize_by_blocks<S, kSingles>, nullptr, nullptr, nullptr}},
+              {quantize_in_two_passes<V, kLoopVectors>, quantize_in_two_passes<S, kSingles>},
+              {largest_of_tiles<V, kLoopVectors>, largest_of_tiles<S, kSingles>},
+              {{quantize_tiles<V, 1>, quantize_tiles<V, 2>, quantize_tiles<V, 4>},
+               {quantize_tiles<S, kSingles>, nullptr, nullptr}},
+              {cast_tiles<V, 1>, cast_tiles<V, 2>, cast_tiles<V, 4>, cast_tiles<V, 8>}};
+  add_lanes<V, 0>(all), add_lanes<V, 1>(all), add_lanes<V, 2>(all);
+  add_lanes<V, 3>(all), add_lanes<V, 4>(all), add_lanes<V, 5>(all);
+  all.by_lanes[3][5] = quantize_by_lanes<V, kWarp, kLaneElements[3] / V::kElements>;
+  return all;
 }
 
 extern const Kernels bf16_kernels, fp16_kernels, fp32_kernels;

@@ -76,18 +76,21 @@ Segments segments_of(const fp8bench_args &args, int64_t token, int64_t tokens) {
   return all;
 }
 
-cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
+cudaError_t launch_segments(const fp8bench_args &args, Segments all, bool vectors, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
   const Stream stream(args, machine);
   const Forced forced(args);
   const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
-  const uint64_t packs = all.length / elements_of_pack(args, vectors);
-  if (all.length <= kLargestLanes) {
+  const int64_t vector = elements_of_pack(args, vectors);
+  if (choose_warp(segments, all.length, vectors, machine, forced)) {
     const Choice choice =
-        choose_lanes(all.tokens, all.groups.size(), all.length, vectors, all.scale_stride != 0, machine, forced);
-    return launch(kernels.by_lanes[!vectors][choice.kernel], choice.grid, stream, all);
+        choose_lanes(all.tokens, all.groups.size(), all.length, vector, all.scale_stride != 0, machine, forced);
+    all.start = choose_start(choice.grid, Start::kAtEnd, machine, forced);
+    const auto *row = vectors ? kernels.by_lanes[choice.held] : kernels.by_lanes_singly;
+    return launch(row[choice.kernel], choice.grid, stream, all);
   }
-  const Choice choice = choose_blocks(segments, packs, vectors, 1, machine, forced);
+  const Choice choice = choose_blocks(segments, all.length / vector, vectors, 1, machine, forced);
+  all.start = choose_start(choice.grid, Start::kBehindLoads, machine, forced);
   if (choice.possible) return launch(kernels.by_blocks[!vectors][choice.kernel], choice.grid, stream, all, 1u);
   return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
 }
@@ -123,21 +126,20 @@ Tensor tensor_of(const fp8bench_args &args, bool vectors, uint64_t tile) {
 cudaError_t launch_largest(const fp8bench_args &args, bool vectors, const Machine &machine, unsigned &blocks) {
   const uint64_t rows = is_contiguous(args) ? 1 : args.tokens;
   const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, vectors);
-  const uint64_t held = vectors ? kLoopVectors : kSingles;
-  blocks = std::min(kMaximaBlocks * machine.multiprocessors, kMostMaxima);
-  const uint64_t row = std::max<uint64_t>(packs / rows, 1);
-  const uint64_t tile = divide_up(row, divide_up(blocks, rows)); // so that all blocks have as much to do
-  const Tensor tensor = tensor_of(args, vectors, tile);
-  const uint64_t threads = std::clamp<uint64_t>(round_up(divide_up(tile, held), kWarp), kMaximaThreads, 1024);
-  return launch(kernels_of(args).largest[!vectors], {blocks, static_cast<unsigned>(threads)}, Stream(args, machine),
-                tensor, static_cast<uint32_t>(tile), static_cast<uint32_t *>(args.workspace));
+  const MaximaChoice choice =
+      choose_maxima(rows, packs / rows, vectors ? kLoopVectors : kSingles, machine, Forced(args));
+  blocks = choice.grid.blocks;
+  return launch(kernels_of(args).largest[!vectors], choice.grid, Stream(args, machine),
+                tensor_of(args, vectors, choice.tile), static_cast<uint32_t>(choice.tile),
+                static_cast<uint32_t *>(args.workspace));
 }
 
 cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine,
                          unsigned maxima) {
   const uint64_t held = vectors ? kTileVectors[choice.kernel] : kSingles;
-  const Tensor tensor = tensor_of(args, vectors, held * choice.grid.threads);
+  Tensor tensor = tensor_of(args, vectors, held * choice.grid.threads);
   const Grid grid{tensor.tiles.size() * tensor.rows, choice.grid.threads};
+  tensor.start = choose_start(grid, Start::kBehindLoads, machine, Forced(args));
   return launch(kernels_of(args).tiles[!vectors][choice.kernel], grid, Stream(args, machine), tensor,
                 static_cast<const uint32_t *>(args.workspace), maxima);
 }
@@ -149,6 +151,7 @@ cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Ch
   all.codes = args.codes, all.scales = args.scales, all.scale_ub = args.scale_ub;
   all.tokens = 1;
   all.length = static_cast<uint32_t>(args.tokens * args.hidden);
+  all.start = choose_start(choice.grid, Start::kBehindLoads, machine, Forced(args));
   all.ue8m0 = args.ue8m0;
   return launch(kernels_of(args).by_blocks[!vectors][choice.kernel], choice.grid, Stream(args, machine), all,
                 choice.grid.cluster);

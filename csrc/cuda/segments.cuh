@@ -23,6 +23,7 @@ struct Segments {
   uint32_t tokens;
   uint32_t length; // elements
   Size groups;     // of a token
+  Start start;     // of the successor
   bool ue8m0;
 };
 
@@ -57,11 +58,14 @@ static __device__ __forceinline__ Scale computed_scale(uint32_t pattern, const S
   return {scale, all.scale_ub == nullptr};
 }
 
+constexpr int kMostLaneThreads = 512; // of a block of quantize_by_lanes
+
 // kLanes neighbouring lanes a segment. Row-major: a warp's teams take neighbouring segments. Column-major: they take
 // the same group of neighbouring tokens, so that their scales lie side by side.
 template <class Pack, int kLanes, int kPacks>
-__global__ void __launch_bounds__(256) quantize_by_lanes(const __grid_constant__ Segments all) {
+__global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __grid_constant__ Segments all) {
   constexpr uint32_t kTeams = kWarp / kLanes;
+  let_successor_start(all.start, Start::kAtOnce);
   const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const uint32_t team = threadIdx.x % kWarp / kLanes, lane = threadIdx.x % kLanes;
   Segment segment = segment_of(all.scale_stride != 0 ? warp : warp * kTeams + team, all);
@@ -72,7 +76,9 @@ __global__ void __launch_bounds__(256) quantize_by_lanes(const __grid_constant__
   Packs<Pack, kPacks> packs;
   const auto *x = segment.x<typename Pack::Storage>(all);
   wait_for_predecessor(x);
+  let_successor_start(all.start, Start::kBehindWait);
   packs.load(x, lane, kLanes, count);
+  let_successor_start(all.start, Start::kBehindLoads);
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
     const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
@@ -81,22 +87,23 @@ __global__ void __launch_bounds__(256) quantize_by_lanes(const __grid_constant__
     scale.value = all.scale_in[segment.scale(all)];
   }
   packs.store(segment.codes(all), lane, kLanes, count, scale);
-  let_successor_start();
+  let_successor_start(all.start, Start::kAtEnd);
 }
 
 // Largest magnitude over the block, or over the cluster that shares the segment.
 static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t cluster) {
-  __shared__ uint32_t slots[kMostWarps * kMostCluster];
+  __shared__ uint32_t slots[kMostWarps];
 #if __CUDA_ARCH__ >= 900
   if (cluster > 1) return max_of_cluster(value, cluster, slots);
 #endif
-  return max_of_block(value, *reinterpret_cast<uint32_t(*)[kMostWarps]>(&slots));
+  return max_of_block(value, slots);
 }
 
 // A block a segment, or a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with a share of
 // its packs.
 template <class Pack, int kPacks>
 __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
+  let_successor_start(all.start, Start::kAtOnce);
   uint32_t number = blockIdx.x, rank = 0;
 #if __CUDA_ARCH__ >= 900
   if (cluster > 1) {
@@ -110,8 +117,9 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
   Packs<Pack, kPacks> packs;
   const auto *x = segment.x<typename Pack::Storage>(all);
   wait_for_predecessor(x);
+  let_successor_start(all.start, Start::kBehindWait);
   packs.load(x, first, blockDim.x, count);
-  let_successor_start();
+  let_successor_start(all.start, Start::kBehindLoads);
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
     const uint32_t largest = max_of_team(packs.largest(), cluster);
@@ -120,6 +128,7 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
     scale.value = all.scale_in[segment.scale(all)];
   }
   packs.store(segment.codes(all), first, blockDim.x, count, scale);
+  let_successor_start(all.start, Start::kAtEnd);
 }
 
 // A block a segment, however long: it reads every element twice, the second time from a cache if it fits there.

@@ -19,6 +19,7 @@ struct Tensor {
   uint64_t row;          // packs in a row
   Size tiles;            // of a row
   uint32_t rows;
+  Start start;           // of the successor of quantize_tiles
   bool ue8m0;
 };
 
@@ -58,35 +59,46 @@ __global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
 
+// Every warp by itself, four at a time: sooner than with a barrier. `count` is a multiple of 4, `values` of 16 bytes.
 static __device__ __forceinline__ uint32_t max_of_array(const uint32_t *values, uint32_t count) {
-  __shared__ uint32_t slots[kMostWarps];
+  const uint4 *fours = reinterpret_cast<const uint4 *>(values);
   uint32_t largest = 0;
-  for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) largest = max(largest, values[i]);
-  return max_of_block(largest, slots);
+#pragma unroll 2
+  for (uint32_t i = threadIdx.x % kWarp; i < count / 4; i += kWarp) {
+    const uint4 four = fours[i];
+    largest = max(max(largest, max(four.x, four.y)), max(four.z, four.w));
+  }
+  return max_of_lanes<kWarp>(largest);
 }
 
 // A block a tile of kPacks packs a thread. The scale is given, or comes from `maxima_count` maxima, then this kernel
 // follows largest_of_tiles on the stream, which starts it only when x is complete: so it may fetch x before it waits.
+// It begins at the end of the tensor, which was read last: the cache may still have it.
 template <class Pack, int kPacks>
 __global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ Tensor tensor, const uint32_t *maxima,
                                                        uint32_t maxima_count) {
-  const Tile tile = tile_of<Pack>(blockIdx.x, blockDim.x * kPacks, tensor);
+  let_successor_start(tensor.start, Start::kAtOnce);
+  const Tile tile = tile_of<Pack>(gridDim.x - 1 - blockIdx.x, blockDim.x * kPacks, tensor);
   const auto *x = static_cast<const typename Pack::Storage *>(tensor.x) + tile.x;
   Packs<Pack, kPacks> packs;
   Scale scale{1.0f, false};
   if (tensor.scale_in == nullptr) {
     packs.load(x, threadIdx.x, blockDim.x, tile.count);
+    let_successor_start(tensor.start, Start::kBehindLoads);
     wait_for_predecessor();
+    let_successor_start(tensor.start, Start::kBehindWait);
     const float absmax = Pack::Input::value(max_of_array(maxima, maxima_count));
     scale = {dynamic_scale(absmax, tensor.scale_ub, tensor.ue8m0), tensor.scale_ub == nullptr};
     if (blockIdx.x == 0 && threadIdx.x == 0) *tensor.scale = scale.value;
   } else {
     wait_for_predecessor();
+    let_successor_start(tensor.start, Start::kBehindWait);
     scale.value = *tensor.scale_in;
     packs.load(x, threadIdx.x, blockDim.x, tile.count);
+    let_successor_start(tensor.start, Start::kBehindLoads);
   }
-  let_successor_start();
   packs.store(tensor.codes + tile.codes, threadIdx.x, blockDim.x, tile.count, scale);
+  let_successor_start(tensor.start, Start::kAtEnd);
 }
 
 } // namespace fp8bench
