@@ -176,6 +176,15 @@ def resources(cubin: bytes, folder: Path) -> str:
     return subprocess.run([tool, "--dump-resource-usage", str(file)], capture_output=True, text=True, check=True).stdout
 
 
+def instructions(cubin: bytes, folder: Path) -> set[str]:
+    """Of the machine code, without operands."""
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    tool = triton.knobs.nvidia.nvdisasm.path
+    listed = subprocess.run([tool, str(file)], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)", listed, re.MULTILINE))
+
+
 def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
     """16-byte loads only, the hardware's conversion, no division but of the reciprocal; nothing spilled."""
     ptx = code["ptx"]
@@ -185,6 +194,10 @@ def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
     used = resources(code["cubin"], folder)
     assert re.search(r"STACK:0\b", used), used
     assert re.search(r"LOCAL:0\b", used), used
+    used = instructions(code["cubin"], folder)
+    assert "LDG.E.128" in used
+    assert not [name for name in used if name.startswith(("LDL", "STL", "CALL"))]
+    assert any(name.startswith("F2FP.SATFINITE.E4M3") for name in used) == quantizes
     if quantizes:
         assert "cvt.rn.satfinite.e4m3x2.f32" in ptx
         assert re.findall(r"div\.\S*|rcp\.\S*", ptx) == ["rcp.approx.ftz.f32"]
