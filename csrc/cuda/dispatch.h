@@ -11,19 +11,19 @@ namespace fp8bench {
 
 // ---- The table ----------------------------------------------------------------------------------------------
 
-constexpr int kSmallestBlocks = 512; // elements: shorter segments always share a warp
-constexpr int kLaneThreads = 256;    // a block of quantize_by_lanes
-constexpr int kMostWarpLength[] = {1024, 2048}; // elements of a token that a warp takes by itself, from so many tokens
-constexpr int kWarpTokens[] = {2, 6};           // a multiprocessor on
-constexpr int kFewThreads = 8;       // the machine's share (1/8) up to which a thread has the fewest packs
-constexpr int kUsualThreads = 512;   // a block, at most, where there is a choice
-constexpr int kUsualVectors = 4;     // a thread, at most, of segments that also fit with fewer
-constexpr int kOneBlock = 1024;      // vectors up to which one block quantizes a tensor, and a cluster beyond,
-constexpr int kOneCluster = 16384;   // and two kernels beyond
-constexpr int kTileThreads = 512;    // a block that quantizes a tile of a large tensor
-constexpr int kMaximaUnit = 128;     // blocks that look for its largest magnitude come in multiples of this
-constexpr int kMostMaxima = 1024;    // such blocks at most
-constexpr int kMaximaThreads = 512;  // of such a block; more when there are twice as many blocks already
+constexpr int kSmallestBlocks = 512;            // elements: shorter segments always share a warp
+constexpr int kMostWarpLength[] = {1024, 2048}; // elements of a token that a warp takes by itself, from so many
+constexpr int kWarpTokens[] = {2, 6};           // tokens a multiprocessor on
+constexpr int kLaneThreads = 256;               // a block of quantize_by_lanes
+constexpr int kFewThreads = 8;                  // a thread has the fewest packs while the machine holds so many times the threads
+constexpr int kUsualThreads = 512;              // a block, at most, where there is a choice
+constexpr int kUsualVectors = 4;                // a thread, at most, of segments that also fit with fewer
+constexpr int kOneBlock = 1024;                 // vectors up to which one block quantizes a tensor, and a cluster beyond,
+constexpr int kOneCluster = 16384;              // and two kernels beyond
+constexpr int kTileThreads = 512;               // a block that quantizes a tile of a large tensor
+constexpr int kMaximaUnit = 128;                // blocks that look for its largest magnitude come in multiples of this
+constexpr int kMostMaxima = 1024;               // such blocks at most
+constexpr int kMaximaThreads = 512;             // of such a block; beyond, there are twice as many blocks
 
 // ---- What a caller forces, for measuring --------------------------------------------------------------------
 
