@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 import shutil
@@ -271,3 +272,23 @@ def test_there_is_no_floor_on_a_cpu() -> None:
 def test_every_size_gets_a_floor_on_a_gpu() -> None:
     limits = bench.limits_of(CASES, "cuda", "hot", lambda *_: None)
     assert all((limits.floor_us(case) or 0) > 0 for case in CASES)
+
+
+# ---- tuning -----------------------------------------------------------------------------------------------------
+
+
+def test_the_search_finds_the_table_that_loses_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(paths.CHECKOUT / "ci" / "gpu"))
+    tune_floor = importlib.import_module("tune_floor")
+    best = {100: 3, 200: 3, 300: 7, 400: 7, 500: 1}
+    times = {
+        (size, regime): {variant: 1.0 if variant == right else 1.1 for variant in range(20)}
+        for size, right in best.items()
+        for regime in ("hot", "cold")
+    }
+    assert tune_floor.best_table(tune_floor.losses(times)) == [(200, 3), (400, 7), (500, 1)]
+    monkeypatch.setattr(tune_floor, "MOST_ROWS", 2)
+    assert tune_floor.best_table(tune_floor.losses(times))[-1][1] in (7, 1)
+    for variant in range(20):
+        vectors, threads = tune_floor.shape_of(variant)
+        assert floor.VECTORS.index(vectors) * len(floor.THREADS) + floor.THREADS.index(threads) == variant

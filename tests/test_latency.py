@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from fp8bench import cli
+from fp8bench import cli, paths
 from fp8bench.timing import Call, Clock, clock_for, plan
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -59,6 +60,21 @@ def test_the_command_prints_a_table_of_its_own(capsys: pytest.CaptureFixture[str
     assert header.split() == ["hidden_size", "batch_size", "col_major", "group_shape", "CPU"]
     assert float(row.split()[-1]) > 0
     assert said.startswith("On a CPU calls cannot overlap")
+
+
+def test_the_script_tells_what_dependent_launch_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(paths.CHECKOUT / "ci" / "gpu"))
+    latency = importlib.import_module("latency")
+    times = {"cuda": (1.0, 1.8), "cuda-no-pdl": (2.0, 2.0), "floor": (1.0, 1.5)}  # chained, isolated
+    rows = [
+        dict(zip(latency.COLUMNS, (name, "per-tensor", tokens, 896, regime, *both), strict=True))
+        for name, both in times.items()
+        for tokens in (1, 16)
+        for regime in ("hot", "cold")
+    ]
+    lines = list(latency.summary(rows, list(times)))
+    assert " ".join(lines[1].split()) == "per-tensor cuda 1.000 / 1.000 1.800 / 1.800 1.200 / 1.200"
+    assert [line.rpartition(" ")[2] for line in lines[-2:]] == ["0.500", "0.900"]
 
 
 @GPU
