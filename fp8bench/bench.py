@@ -73,6 +73,19 @@ def configurations(
     ]
 
 
+def refuse_too_large(case: Case, device: str) -> None:
+    """UsageError for a case whose tensors cannot fit: its input is drawn in float32 on the host."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device == "cuda":
+        available = min(available, torch.cuda.mem_get_info()[1])
+    needed = 4 * case.tokens * case.hidden + case.bytes_moved
+    if needed > available:
+        raise UsageError(
+            f"case {case.id} needs {needed / 1e9:,.0f} GB of memory and there are {available / 1e9:,.0f} GB: "
+            "use fewer tokens or a smaller hidden size."
+        )
+
+
 # ---- timing -------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +158,7 @@ def benchmark_quantization(
     device = resolve_device(device)
     if why_not(check_name(provider), case, device) is not None:
         return MISSING
+    refuse_too_large(case, device)
     return time_case(provider, case, device, regime)
 
 

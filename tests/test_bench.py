@@ -194,6 +194,7 @@ def test_a_failed_check_is_told_not_timed_and_exits_with_2(
         (["--hidden-sizes", "-8"], "hidden is -8"),
         (["--hidden-sizes", "100", "--group-sizes", "64"], "100 is not divisible by the group size 64"),
         (["--group-sizes", "-2"], "group size -2 is not allowed"),
+        (["--batch-sizes", "1", "9999999999"], "use fewer tokens or a smaller hidden size"),
         (["--device", "cuda"], "torch sees no GPU here"),
         (["--json", "/"], "/ is a directory"),
         (["--csv", "/dev/null/out.csv"], "cannot write /dev/null/out.csv"),

@@ -99,6 +99,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     cases = bench.configurations(shapes, columns, *sizes, parse_dtype(args.dtype))
     providers = [check_name(name) for name in dict.fromkeys(args.backends or [])]
     device = bench.resolve_device(args.device)
+    bench.refuse_too_large(max(cases, key=lambda case: case.bytes_moved), device)
     print(f"Running {len(cases)} configurations:")
     print(f"  Hidden sizes: {sizes[1]}")
     print(f"  Batch sizes: {sizes[0]}")
