@@ -127,7 +127,7 @@ def _known(nvcc: Nvcc, architectures: Sequence[str]) -> tuple[str, ...]:
     if not known:
         raise ToolchainError(
             f"nvcc {nvcc.version} compiles for none of the architectures {', '.join(architectures) or '(none given)'}: "
-            f"it knows {', '.join(sorted(nvcc.architectures))}."
+            f"it knows {', '.join(sorted(nvcc.architectures, key=lambda name: (len(name), name)))}."
         )
     return known
 

@@ -344,6 +344,12 @@ def has_nvcc() -> bool:
         return False
 
 
+def test_an_architecture_asked_for_by_name_must_be_known(repo: Repo, capsys: pytest.CaptureFixture[str]) -> None:
+    nvcc_or_skip()
+    assert cli.main(["build", "--repo", str(repo.path), "--arch", "12345"]) == cli.EXIT_ERROR
+    assert "none of the architectures 12345" in capsys.readouterr().out
+
+
 def test_command_errors_are_one_line(tmp_path: Path, repo: Repo, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--repo", str(tmp_path)], ["--repo", str(repo.path), "--commit", "no-such-branch"]):
         assert cli.main(["build", *arguments]) == cli.EXIT_ERROR

@@ -18,7 +18,7 @@ from .. import builds, config, git, resources
 from ..config import Config
 from ..records import Built, BuiltLibrary
 from ..resources import KernelResources
-from . import EXIT_OK, EXIT_WRONG
+from . import EXIT_ERROR, EXIT_OK, EXIT_WRONG
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         _show(built, kernels)
-    return EXIT_WRONG if any(library.error for library in built.libraries) else EXIT_OK
+    if any(library.error for library in built.libraries):
+        return EXIT_WRONG
+    # without a CUDA compiler a build goes on, unless somebody asked for architectures by name
+    return EXIT_ERROR if args.arch and not all(library.ok for library in built.libraries) else EXIT_OK
 
 
 def _settings(architectures: Sequence[str] | None) -> Config:
