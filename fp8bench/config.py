@@ -24,6 +24,8 @@ from pydantic_settings import (
 
 from .errors import ConfigError
 
+_NO_SETTINGS = ("FP8BENCH_CONFIG", "FP8BENCH_NO_NVCC")  # the settings' own file; of ci/setup
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -157,8 +159,19 @@ class Config(BaseSettings):
         return self.model_dump_json(indent=1, exclude=secret)
 
 
+def _refuse_misspelt() -> None:
+    """ConfigError for what would be passed over in silence: a variable that sets nothing, a file that is not there."""
+    if (named := os.environ.get("FP8BENCH_CONFIG")) and not Path(named).exists():
+        raise ConfigError(f"FP8BENCH_CONFIG names {named}, which is not there: name a TOML file, or unset it.")
+    for variable in os.environ:
+        section = variable.removeprefix("FP8BENCH_").partition("__")[0].lower()
+        if variable.startswith("FP8BENCH_") and variable not in _NO_SETTINGS and section not in Config.model_fields:
+            raise ConfigError(f"{variable} sets nothing: use FP8BENCH_ with one of {', '.join(Config.model_fields)}.")
+
+
 def load(**overrides: Any) -> Config:
     """The resolved settings; ConfigError names the key, the value and what is allowed."""
+    _refuse_misspelt()
     try:
         return Config(**overrides)
     except tomllib.TOMLDecodeError as error:

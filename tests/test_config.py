@@ -60,3 +60,15 @@ def test_a_variable_that_is_no_list_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("FP8BENCH_MAIL__TO", "me@example.org")
     with pytest.raises(ConfigError, match="written as JSON"):
         config.load()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [("FP8BENCH_TIMINGS__QUADS", "7", "sets nothing"), ("FP8BENCH_CONFIG", "no.toml", "names no.toml")],
+)
+def test_what_would_be_passed_over_is_refused(
+    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable} {told}"):
+        config.load()
