@@ -292,7 +292,8 @@ def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
     if (logged := run_dir / "mlflow.json").exists():
         night = records.read(records.Logged, logged)
         yield "MLflow", night.tracking_uri
-        yield from (("", link) for link in night.links.values())
+        if link := night.links.get("night"):  # leads to everything else
+            yield "", link
     if mails := sorted((run_dir / "outbox").glob("*.json")):
         sent = sum(mail.with_suffix(".sent").exists() for mail in mails)
         yield "Mails", f"{sent} of {len(mails)} sent ({run_dir / 'outbox'})"

@@ -206,11 +206,17 @@ def _session(config: Config) -> Iterator[MlflowClient]:
             with _environment(quiet | limits):
                 yield client
     except failures as error:
-        reason = wording.one_line(str(error).replace(config.tracking_uri, _where(config)), 300)
         raise StoreError(
-            f"MLflow at {_where(config)} did not answer as it should: {reason} Check mlflow.tracking_uri; "
-            "the run directory keeps everything, and `fp8bench stage log` can be run again."
+            f"MLflow at {_where(config)} did not answer as it should: {_reason(error, config)}. "
+            "Check mlflow.tracking_uri and run this again; what was measured is kept."
         ) from None
+
+
+def _reason(error: Exception, config: Config) -> str:
+    """What went wrong, without the layers of clients that a refused connection comes wrapped in."""
+    told = wording.one_line(str(error).replace(config.tracking_uri, _where(config)), 2000)
+    refused = re.search(r"\[Errno -?\d+\] ([^'\")]+)", told) if "HTTP" in told else None
+    return refused[1].rstrip(". ") if refused else wording.one_line(told, 300).rstrip(". ")
 
 
 def _prepare_sqlite(uri: str) -> None:

@@ -77,8 +77,8 @@ def _print_findings(run: RunDir, troubles: list[str]) -> None:
     print(f"\nrun directory  {run.path}")
     if run.report.is_file():
         print(f"report         {run.report}")
-    for title, link in (logged.links if logged else {}).items():
-        print(f"{title:<14} {link}")
+    if logged:
+        print(f"MLflow         {logged.links.get('night', logged.tracking_uri)}")
     for trouble in troubles:
         print(f"\nCould not {trouble}")
     if troubles:
