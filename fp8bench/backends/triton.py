@@ -66,23 +66,19 @@ MOST_WARPS = 32
 MOST_ELEMENTS = 32  # that a thread holds, where its program has MOST_WARPS
 
 # For a short segment (a warp or less) and a longer one: vectors in all of x -> launch, the first row that reaches.
+# Measured on an H200: docs/kernels.md.
 SHORT: tuple[tuple[int, Launch], ...] = (
-    (1 << 14, Launch(1, 2)),
-    (1 << 17, Launch(2, 4)),
-    (1 << 62, Launch(2, 8)),
+    (1 << 16, Launch(1, 4)),
+    (1 << 62, Launch(2, 4)),
 )
 LONG: tuple[tuple[int, Launch], ...] = (
-    (1 << 18, Launch(1, 1)),
-    (1 << 62, Launch(4, 1)),
+    (1 << 15, Launch(1, 1)),
+    (1 << 62, Launch(4, 4)),
 )
 LOOPED = Launch(4, 8)  # segments that do not fit: read twice
-ONE_PROGRAM = 1024  # vectors of a dense tensor that is quantized by one program
+ONE_PROGRAM = 2048  # vectors of a dense tensor that is quantized by one program
 TENSOR_MAX: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 8)))
-TENSOR_QUANTIZE: tuple[tuple[int, Launch], ...] = (
-    (1 << 15, Launch(1, 4)),
-    (1 << 18, Launch(1, 8)),
-    (1 << 62, Launch(4, 8)),
-)
+TENSOR_QUANTIZE: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 4)))
 MOST_PARTIALS = 264  # of the per-tensor reduction; every program of the second kernel reads them all
 
 
