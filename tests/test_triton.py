@@ -21,26 +21,29 @@ from fp8bench.spec import Case
 
 HERE = Path(__file__).parent
 
-# Every kernel path: one row a program and several, loops, odd widths, one token, both tensor designs, all options.
+# Every kernel path: one row a program and several, all full or not, one chunk and several, loops, odd widths, one
+# token, both tensor designs, all options. Small, for the interpreter's time grows with elements and programs.
 CASES = [
-    "per-token/bfloat16/16x896",
+    "per-token/bfloat16/4x896",
     "per-token/float16/7x96",
     "per-token/float32/3x33",
-    "per-token/bfloat16/2x20000",
+    "per-token/bfloat16/1x20000",
+    "per-token/bfloat16/1x40000",
     "per-token-ue8m0/bfloat16/16x64",
     "per-token-static/float32/5x96",
-    "per-token-static/bfloat16/2x20000",
-    "group-64-row/bfloat16/16x896",
-    "group-64-col/bfloat16/16x896",
+    "per-token-static/bfloat16/1x40000",
+    "group-64-row/bfloat16/4x896",
+    "group-64-col/bfloat16/16x192",
+    "group-128-col/float16/5x256",
     "group-128-col/float16/1x1024",
     "group-128-row/float32/9x256",
     "group-48-row-ue8m0/bfloat16/5x96",
     "group-48-col-static/bfloat16/5x96",
     "group-1-row/float16/3x16",
-    "per-tensor/float32/16x896",
-    "per-tensor/bfloat16/40x896",
     "per-tensor/float16/1x7",
-    "per-tensor-ue8m0/float16/40x896",
+    "per-tensor/bfloat16/12x1000",
+    "per-tensor/float32/9x1000",
+    "per-tensor-ue8m0/bfloat16/19x896",
     "per-tensor-static/bfloat16/5x4000",
 ]
 TOO_LARGE = "per-token/bfloat16/1024x7168"
@@ -63,8 +66,17 @@ def test_interpreted_kernels_are_bit_exact(case: str, interpreted: tuple) -> Non
     assert interpreted[0][case] == ["ok", ""]
 
 
-def test_few_programs_share_many_chunks(interpreted: tuple) -> None:
-    assert interpreted[0]["chunks"] == ""
+@pytest.mark.parametrize(
+    ("length", "lines", "loop", "chunks", "rows"),
+    [(64, 16, False, 1, 16), (12_000, 1, False, 2, 1), (20_000, 1, False, 3, 1), (40_000, 1, True, 4, 1)],
+)
+def test_interpreted_cases_reach_every_plan(length: int, lines: int, loop: bool, chunks: int, rows: int) -> None:
+    plan = backend.plan_segments(length, lines, 1, 2)
+    assert (plan.loop, plan.chunks, plan.rows) == (loop, chunks, rows)
+
+
+def test_launches_of_large_inputs_are_bit_exact(interpreted: tuple) -> None:
+    assert set(interpreted[0]["large"].values()) == {"ok"}, interpreted[0]["large"]
 
 
 def test_the_layer_runs_the_interpreted_kernels(interpreted: tuple) -> None:
@@ -121,7 +133,7 @@ def test_tables_are_in_order_and_end_nowhere(table: tuple) -> None:
 # ---- machine code ------------------------------------------------------------------------------------------------
 
 # Before 3.7 Triton converted to float8_e4m3fn in software on sm_89.
-TARGETS = [89, 90, 100] if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else [90, 100]
+OTHERS = [89, 100] if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else [100]
 SEGMENT_TYPES = {
     "codes": "*fp8e4nv",
     "scales": "*fp32",
@@ -205,37 +217,37 @@ def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # what is to be fused says so
-@pytest.mark.parametrize("target", TARGETS)
 class TestMachineCode:
     @pytest.mark.parametrize(
-        ("length", "lines", "dtype", "dense"),
+        ("target", "length", "lines", "dtype", "dense"),
         [
-            (64, 1 << 6, "bfloat16", True),
-            (64, 1 << 20, "bfloat16", True),
-            (128, 1 << 20, "bfloat16", False),
-            (128, 1 << 10, "float32", True),
-            (896, 1 << 10, "float16", True),
-            (7168, 1 << 4, "bfloat16", True),
-            (7168, 1 << 20, "bfloat16", True),
-            (32768, 1, "bfloat16", True),
-            (131072, 1, "bfloat16", True),
+            (90, 64, 1 << 6, "bfloat16", True),
+            (90, 64, 1 << 20, "bfloat16", True),
+            (90, 128, 1 << 20, "bfloat16", False),
+            (90, 128, 1 << 10, "float32", True),
+            (90, 896, 1 << 10, "float16", True),
+            (90, 7168, 1 << 4, "bfloat16", True),
+            (90, 7168, 1 << 9, "bfloat16", True),
+            (90, 7168, 1 << 20, "bfloat16", True),
+            (90, 32768, 1, "bfloat16", True),
+            (90, 131072, 1, "bfloat16", True),
+            *((target, 128, 1 << 20, "bfloat16", False) for target in OTHERS),
+            *((target, 7168, 1 << 20, "bfloat16", True) for target in OTHERS),
         ],
     )
     def test_segments(self, target: int, length: int, lines: int, dtype: str, dense: bool, tmp_path: Path) -> None:
         assert_good_code(segment_code(length, lines, dtype, dense, target), tmp_path)
 
     @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_QUANTIZE], ids=str)
-    def test_tensor(self, launch: backend.Launch, target: int, tmp_path: Path) -> None:
+    def test_tensor(self, launch: backend.Launch, tmp_path: Path) -> None:
         block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "PARTIALS": launch.warps * 32}
         constants = {**block, "DENSE": True, "EVEN": True, "STATIC": False, "UE8M0": False}
-        code = compiled(
-            backend._tensor_quantize_kernel, {"x": "*bf16", **TENSOR_TYPES}, constants, launch.warps, target
-        )
+        code = compiled(backend._tensor_quantize_kernel, {"x": "*bf16", **TENSOR_TYPES}, constants, launch.warps, 90)
         assert_good_code(code, tmp_path)
 
     @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_MAX], ids=str)
-    def test_tensor_max(self, launch: backend.Launch, target: int, tmp_path: Path) -> None:
+    def test_tensor_max(self, launch: backend.Launch, tmp_path: Path) -> None:
         types = {"x": "*bf16", "partials": "*i32", "hidden": "i32", "x_stride": "i32", "total": "i32"}
         constants = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "STEPS": 2, "DENSE": True, "EVEN": True}
-        code = compiled(backend._tensor_max_kernel, types, constants, launch.warps, target)
+        code = compiled(backend._tensor_max_kernel, types, constants, launch.warps, 90)
         assert_good_code(code, tmp_path, quantizes=False)
