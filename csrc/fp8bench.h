@@ -34,8 +34,7 @@ enum fp8bench_flags {
   FP8BENCH_VECTORS_SHIFT = 8,  // bits 8-15: 16-byte vectors a thread
   FP8BENCH_THREADS_SHIFT = 16, // bits 16-23: threads a block, in warps
   FP8BENCH_CLUSTER_SHIFT = 24, // bits 24-27: blocks a cluster; 15: two kernels; per token, 14: a warp, 1: a block
-  FP8BENCH_START_SHIFT = 28,   // bits 28-30: the successor may start 1: at once, 2: behind the wait, 3: behind the
-                               // loads, 4: at the end
+  FP8BENCH_START_SHIFT = 28,   // bits 28-30: the successor may start 1: at once, 2: behind the loads
   FP8BENCH_MAXIMA_SHIFT = 4,   // bits 4-7: blocks that look for the largest magnitude of a large tensor, in 128s
 };
 

@@ -15,7 +15,7 @@ from fp8bench import builds, config, paths, resources, toolchain
 from fp8bench.errors import ToolchainError
 
 ARCHITECTURES = ("89", "90", "100")
-KERNELS = 114  # 38 for each dtype
+KERNELS = 147  # 49 for each dtype
 DESIGNS = (
     "quantize_by_lanes",
     "quantize_by_blocks",

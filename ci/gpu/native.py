@@ -24,7 +24,7 @@ from fp8bench.spec import Scheme  # noqa: E402
 
 NO_PDL = 1
 TWO_KERNELS, ONE_WARP, ONE_BLOCK = 15, 14, 1
-STARTS = {"at once": 1, "behind wait": 2, "behind loads": 3, "at end": 4}
+STARTS = {"at once": 1, "behind loads": 2}
 
 
 def forced(vectors: int = 0, threads: int = 0, cluster: int = 0, start: str = "", maxima: int = 0) -> int:

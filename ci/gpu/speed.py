@@ -130,7 +130,6 @@ def _tensor_shapes() -> dict[str, int]:
         | {f"cluster 8 vectors {v}": forced(v, cluster=8) for v in (1, 2, 4, 8)}
         | {f"two kernels {name}": forced(*shape, TWO_KERNELS) for name, shape in tiles.items()}
         | {f"two kernels vectors {v} maxima {m}": forced(v, 512, TWO_KERNELS, maxima=m) for v, m in maxima}
-        | {f"two kernels start {start}": forced(cluster=TWO_KERNELS, start=start) for start in STARTS}
         | {f"table start {start}": forced(start=start) for start in STARTS}
         | {f"two kernels vectors {v}, no PDL": forced(v, 512, TWO_KERNELS) | NO_PDL for v in (1, 4)}
         | {f"cluster {c}, no PDL": forced(cluster=c) | NO_PDL for c in (1, 8)}
@@ -139,17 +138,17 @@ def _tensor_shapes() -> dict[str, int]:
 
 def _token_shapes() -> dict[str, int]:
     blocks = {f"block vectors {v}": forced(v, cluster=ONE_BLOCK) for v in (1, 2, 4, 8)}
-    warps = {f"warp threads {t}": forced(0, t, ONE_WARP) for t in (64, 128, 256, 512)}
+    warps = {f"warp threads {t}": forced(0, t, ONE_WARP) for t in (64, 128, 256)}
     starts = {f"table start {start}": forced(start=start) for start in STARTS}
     return blocks | warps | starts | {f"{name}, no PDL": flags | NO_PDL for name, flags in (blocks | warps).items()}
 
 
 def _group_shapes() -> dict[str, int]:
-    sizes = {f"vectors {v} threads {t}": (v, t) for v in (1, 2, 4) for t in (128, 256, 512)}
-    starts = ((v, start) for v in (1, 2) for start in STARTS)
+    sizes = {f"vectors {v} threads {t}": (v, t) for v in (1, 2) for t in (64, 128, 256)}
+    starts = ((v, t, start) for v in (1, 2) for t in (128, 256) for start in STARTS)
     return (
         {name: forced(*size) for name, size in sizes.items()}
-        | {f"vectors {v} start {start}": forced(v, start=start) for v, start in starts}
+        | {f"vectors {v} threads {t} start {start}": forced(v, t, start=start) for v, t, start in starts}
         | {f"{name}, no PDL": forced(*size) | NO_PDL for name, size in sizes.items()}
     )
 
@@ -298,7 +297,6 @@ def _tune_large(kernels: Kernels, out: Path, flush: Tensor) -> Iterator[str]:
         writer.writerow(("family", "launch_shape", "terabytes_per_s"))
         for family in FAMILIES:
             shapes = {name: flags for name, flags in launch_shapes(family).items() if not flags & NO_PDL}
-            shapes |= {f"vectors 4 start {start}": forced(4, start=start) for start in STARTS}
             shapes |= {f"maxima {m}": forced(maxima=m) for m in (1, 3, 4, 8)} if family == "per-tensor" else {}
             speeds = {
                 name: shape.bytes / clock.time(bind_family(kernels, family, flags), "cold") / 1e6

@@ -40,12 +40,12 @@ static __device__ __forceinline__ void let_successor_start() {
 #endif
 }
 
-// The same, at one of the points that a kernel passes: the launch chooses which. kAtOnce is before the wait, so a
-// successor that reads anything before its own wait must not follow.
-enum class Start : uint32_t { kAtOnce, kBehindWait, kBehindLoads, kAtEnd };
+// Where a kernel does so. kAtOnce is before the wait, so a successor that reads anything before its own wait must not
+// follow. A parameter of the template, not of the launch: a choice at run time stands between the wait and the loads.
+enum class Start { kAtOnce, kBehindLoads };
 
-static __device__ __forceinline__ void let_successor_start(Start chosen, Start here) {
-  if (chosen == here) let_successor_start();
+template <Start kChosen, Start kHere> static __device__ __forceinline__ void let_successor_start_at() {
+  if constexpr (kChosen == kHere) let_successor_start();
 }
 
 // ---- Maxima of unsigned integers ----------------------------------------------------------------------------

@@ -12,9 +12,9 @@ namespace fp8bench {
 // ---- The table ----------------------------------------------------------------------------------------------
 
 constexpr int kSmallestBlocks = 512;            // elements: shorter segments always share a warp
-constexpr int kMostWarpLength[] = {1024, 2048}; // elements of a token that a warp takes by itself, from so many
-constexpr int kWarpTokens[] = {2, 6};           // tokens a multiprocessor on
-constexpr int kLaneThreads = 256;               // a block of quantize_by_lanes
+constexpr int kMostWarpLength = 1024;           // elements of a token that a warp takes by itself, from so many
+constexpr int kWarpTokens = 2;                  // tokens a multiprocessor on
+constexpr int kLaneThreads[] = {128, 256};      // a block of quantize_by_lanes: of small inputs, of others
 constexpr int kFewThreads = 8;                  // a thread has the fewest packs up to this fraction of the GPU
 constexpr int kUsualThreads = 512;              // a block, at most, where there is a choice
 constexpr int kUsualVectors = 4;                // a thread, at most, of segments that also fit with fewer
@@ -50,31 +50,35 @@ struct Choice {
   int held = 0; // quantize_by_lanes: index into kLaneElements
 };
 
-// When the successor of `grid` may start: at once while both are resident side by side, so that it takes no place that
-// is needed; `usual` beyond.
-inline Start choose_start(const Grid &grid, Start usual, const Machine &machine, const Forced &forced) {
-  if (forced.start) return static_cast<Start>(forced.start - 1);
-  return 2 * uint64_t{grid.blocks} * grid.threads <= uint64_t(machine.threads) ? Start::kAtOnce : usual;
+// Sizes of inputs, in elements, by what the machine holds: on 132 multiprocessors, small is up to 67,584, some up to
+// 135,168, large above 1,081,344.
+inline bool is_small(uint64_t elements, const Machine &machine) { return elements <= uint64_t(machine.threads) / 4; }
+inline bool is_some(uint64_t elements, const Machine &machine) { return elements <= uint64_t(machine.threads) / 2; }
+inline bool is_large(uint64_t elements, const Machine &machine) { return elements > uint64_t(machine.threads) * 4; }
+
+// When the successor may start: at once behind small inputs, and behind groups of large ones.
+inline Start choose_start(uint64_t elements, bool groups, const Machine &machine, const Forced &forced) {
+  if (forced.start) return forced.start == 1 ? Start::kAtOnce : Start::kBehindLoads;
+  return is_small(elements, machine) || (groups && is_large(elements, machine)) ? Start::kAtOnce : Start::kBehindLoads;
 }
 
 // Whether lanes of one warp share a segment of `length` elements; else a block does.
 inline bool choose_warp(uint64_t segments, uint64_t length, bool vectors, const Machine &machine,
                         const Forced &forced) {
   if (length <= kSmallestBlocks || !vectors) return length <= kSmallestBlocks;
-  if (forced.cluster) return forced.cluster == kForcedWarp && length <= 2048;
-  for (int i = 0; i < 2; ++i)
-    if (length <= uint64_t(kMostWarpLength[i])) return segments >= uint64_t(kWarpTokens[i] * machine.multiprocessors);
-  return false;
+  if (length > uint64_t(kMostWarpLength)) return false;
+  if (forced.cluster) return forced.cluster == kForcedWarp;
+  return segments >= uint64_t(kWarpTokens * machine.multiprocessors);
 }
 
-// How many elements a lane holds: the fewest while the machine is far from full, 16 otherwise, more if they must.
+// How many elements a lane holds: 8 of some, 16 of more, 32 where a segment would not fit a warp otherwise.
 inline int choose_held(uint64_t elements, uint64_t length, unsigned vector, const Machine &machine,
                        const Forced &forced) {
-  int held = elements <= uint64_t(machine.threads) / 2 * kLaneElements[0] ? 0 : 1;
-  for (int i = 0; i < 4; ++i)
+  int held = is_some(elements, machine) ? 0 : 1;
+  for (int i = 0; i < 2; ++i)
     if (forced.vectors * vector == unsigned(kLaneElements[i])) held = i;
   while (uint64_t(kLaneElements[held]) * kWarp < length) ++held;
-  return held == 3 && length <= 1024 ? 2 : held;
+  return held;
 }
 
 // How many lanes share a segment of `length` elements, `vector` to a vector or 1.
@@ -87,7 +91,8 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t length, un
   if (vector == 1) log = log <= 2 ? 2 : 5; // the widths that there are
   const uint64_t teams = 32 >> log;
   const uint64_t warps = column_major ? divide_up(tokens, teams) * groups : divide_up(tokens * groups, teams);
-  const uint64_t most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : kLaneThreads;
+  const unsigned usual = kLaneThreads[!is_small(tokens * groups * length, machine)];
+  const uint64_t most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : usual;
   const unsigned threads = static_cast<unsigned>(std::min<uint64_t>(most, warps * kWarp));
   return {true, log, {static_cast<unsigned>(divide_up(warps * kWarp, threads)), threads}, held};
 }

@@ -76,22 +76,25 @@ Segments segments_of(const fp8bench_args &args, int64_t token, int64_t tokens) {
   return all;
 }
 
-cudaError_t launch_segments(const fp8bench_args &args, Segments all, bool vectors, const Machine &machine) {
+cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
   const Stream stream(args, machine);
   const Forced forced(args);
   const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
   const int64_t vector = elements_of_pack(args, vectors);
+  const bool groups = all.length <= kSmallestBlocks;
+  const int start = static_cast<int>(choose_start(segments * all.length, groups, machine, forced));
   if (choose_warp(segments, all.length, vectors, machine, forced)) {
     const Choice choice =
         choose_lanes(all.tokens, all.groups.size(), all.length, vector, all.scale_stride != 0, machine, forced);
-    all.start = choose_start(choice.grid, Start::kAtEnd, machine, forced);
-    const auto *row = vectors ? kernels.by_lanes[choice.held] : kernels.by_lanes_singly;
+    const auto *row = vectors ? kernels.by_lanes[start][choice.held] : kernels.by_lanes_singly;
     return launch(row[choice.kernel], choice.grid, stream, all);
   }
   const Choice choice = choose_blocks(segments, all.length / vector, vectors, 1, machine, forced);
-  all.start = choose_start(choice.grid, Start::kBehindLoads, machine, forced);
-  if (choice.possible) return launch(kernels.by_blocks[!vectors][choice.kernel], choice.grid, stream, all, 1u);
+  if (choice.possible) {
+    const auto kernel = vectors ? kernels.by_blocks[start][choice.kernel] : kernels.by_blocks_singly;
+    return launch(kernel, choice.grid, stream, all, 1u);
+  }
   return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
 }
 
@@ -137,9 +140,8 @@ cudaError_t launch_largest(const fp8bench_args &args, bool vectors, const Machin
 cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine,
                          unsigned maxima) {
   const uint64_t held = vectors ? kTileVectors[choice.kernel] : kSingles;
-  Tensor tensor = tensor_of(args, vectors, held * choice.grid.threads);
+  const Tensor tensor = tensor_of(args, vectors, held * choice.grid.threads);
   const Grid grid{tensor.tiles.size() * tensor.rows, choice.grid.threads};
-  tensor.start = choose_start(grid, Start::kBehindLoads, machine, Forced(args));
   return launch(kernels_of(args).tiles[!vectors][choice.kernel], grid, Stream(args, machine), tensor,
                 static_cast<const uint32_t *>(args.workspace), maxima);
 }
@@ -151,10 +153,11 @@ cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Ch
   all.codes = args.codes, all.scales = args.scales, all.scale_ub = args.scale_ub;
   all.tokens = 1;
   all.length = static_cast<uint32_t>(args.tokens * args.hidden);
-  all.start = choose_start(choice.grid, Start::kBehindLoads, machine, Forced(args));
   all.ue8m0 = args.ue8m0;
-  return launch(kernels_of(args).by_blocks[!vectors][choice.kernel], choice.grid, Stream(args, machine), all,
-                choice.grid.cluster);
+  const int start = static_cast<int>(choose_start(all.length, false, machine, Forced(args)));
+  const Kernels &kernels = kernels_of(args);
+  const auto kernel = vectors ? kernels.by_blocks[start][choice.kernel] : kernels.by_blocks_singly;
+  return launch(kernel, choice.grid, Stream(args, machine), all, choice.grid.cluster);
 }
 
 int quantize_tensor(const fp8bench_args &args, const Machine &machine) {

@@ -23,7 +23,6 @@ struct Segments {
   uint32_t tokens;
   uint32_t length; // elements
   Size groups;     // of a token
-  Start start;     // of the successor
   bool ue8m0;
 };
 
@@ -58,14 +57,14 @@ static __device__ __forceinline__ Scale computed_scale(uint32_t pattern, const S
   return {scale, all.scale_ub == nullptr};
 }
 
-constexpr int kMostLaneThreads = 512; // of a block of quantize_by_lanes
+constexpr int kMostLaneThreads = 256; // of a block of quantize_by_lanes
 
 // kLanes neighbouring lanes a segment. Row-major: a warp's teams take neighbouring segments. Column-major: they take
 // the same group of neighbouring tokens, so that their scales lie side by side.
-template <class Pack, int kLanes, int kPacks>
+template <class Pack, int kLanes, int kPacks, Start kStart>
 __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __grid_constant__ Segments all) {
   constexpr uint32_t kTeams = kWarp / kLanes;
-  let_successor_start(all.start, Start::kAtOnce);
+  let_successor_start_at<kStart, Start::kAtOnce>();
   const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const uint32_t team = threadIdx.x % kWarp / kLanes, lane = threadIdx.x % kLanes;
   Segment segment = segment_of(all.scale_stride != 0 ? warp : warp * kTeams + team, all);
@@ -76,9 +75,8 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
   Packs<Pack, kPacks> packs;
   const auto *x = segment.x<typename Pack::Storage>(all);
   wait_for_predecessor(x);
-  let_successor_start(all.start, Start::kBehindWait);
   packs.load(x, lane, kLanes, count);
-  let_successor_start(all.start, Start::kBehindLoads);
+  let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
     const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
@@ -87,7 +85,6 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
     scale.value = all.scale_in[segment.scale(all)];
   }
   packs.store(segment.codes(all), lane, kLanes, count, scale);
-  let_successor_start(all.start, Start::kAtEnd);
 }
 
 // Largest magnitude over the block, or over the cluster that shares the segment.
@@ -101,9 +98,9 @@ static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t 
 
 // A block a segment, or a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with a share of
 // its packs.
-template <class Pack, int kPacks>
+template <class Pack, int kPacks, Start kStart>
 __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
-  let_successor_start(all.start, Start::kAtOnce);
+  let_successor_start_at<kStart, Start::kAtOnce>();
   uint32_t number = blockIdx.x, rank = 0;
 #if __CUDA_ARCH__ >= 900
   if (cluster > 1) {
@@ -117,9 +114,8 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
   Packs<Pack, kPacks> packs;
   const auto *x = segment.x<typename Pack::Storage>(all);
   wait_for_predecessor(x);
-  let_successor_start(all.start, Start::kBehindWait);
   packs.load(x, first, blockDim.x, count);
-  let_successor_start(all.start, Start::kBehindLoads);
+  let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
     const uint32_t largest = max_of_team(packs.largest(), cluster);
@@ -128,7 +124,6 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
     scale.value = all.scale_in[segment.scale(all)];
   }
   packs.store(segment.codes(all), first, blockDim.x, count, scale);
-  let_successor_start(all.start, Start::kAtEnd);
 }
 
 // A block a segment, however long: it reads every element twice, the second time from a cache if it fits there.

@@ -19,7 +19,6 @@ struct Tensor {
   uint64_t row;          // packs in a row
   Size tiles;            // of a row
   uint32_t rows;
-  Start start;           // of the successor of quantize_tiles
   bool ue8m0;
 };
 
@@ -77,28 +76,24 @@ static __device__ __forceinline__ uint32_t max_of_array(const uint32_t *values, 
 template <class Pack, int kPacks>
 __global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ Tensor tensor, const uint32_t *maxima,
                                                        uint32_t maxima_count) {
-  let_successor_start(tensor.start, Start::kAtOnce);
   const Tile tile = tile_of<Pack>(gridDim.x - 1 - blockIdx.x, blockDim.x * kPacks, tensor);
   const auto *x = static_cast<const typename Pack::Storage *>(tensor.x) + tile.x;
   Packs<Pack, kPacks> packs;
   Scale scale{1.0f, false};
   if (tensor.scale_in == nullptr) {
     packs.load(x, threadIdx.x, blockDim.x, tile.count);
-    let_successor_start(tensor.start, Start::kBehindLoads);
+    let_successor_start();
     wait_for_predecessor();
-    let_successor_start(tensor.start, Start::kBehindWait);
     const float absmax = Pack::Input::value(max_of_array(maxima, maxima_count));
     scale = {dynamic_scale(absmax, tensor.scale_ub, tensor.ue8m0), tensor.scale_ub == nullptr};
     if (blockIdx.x == 0 && threadIdx.x == 0) *tensor.scale = scale.value;
   } else {
     wait_for_predecessor();
-    let_successor_start(tensor.start, Start::kBehindWait);
     scale.value = *tensor.scale_in;
     packs.load(x, threadIdx.x, blockDim.x, tile.count);
-    let_successor_start(tensor.start, Start::kBehindLoads);
+    let_successor_start();
   }
   packs.store(tensor.codes + tile.codes, threadIdx.x, blockDim.x, tile.count, scale);
-  let_successor_start(tensor.start, Start::kAtEnd);
 }
 
 } // namespace fp8bench
