@@ -29,10 +29,12 @@ class Speedups:
 
 
 def build(night: Night) -> Speedups | None:
+    """A column a backend and regime that has any speedup; None where nothing was compared."""
     found = {(entry.backend, entry.family, entry.regime): entry for entry in night.verdicts.speedups}
-    if not found:
+    timed = [key for key, entry in found.items() if entry.baseline or entry.candidate]
+    columns = list(dict.fromkeys((backend, regime) for backend, _, regime in timed))
+    if not columns:
         return None
-    columns = list(dict.fromkeys((backend, regime) for backend, _, regime in found))
     families = list(dict.fromkeys(family for _, family, _ in found))
     rows = [
         Row(family, tuple(_pair(found.get((backend, family, regime))) for backend, regime in columns))
