@@ -52,7 +52,12 @@ def _text(default: str | None, title: str, description: str, characters: str) ->
 
 
 PARAMS = {
-    "repo": _text(CONFIG.repo, "Repository", "URL or path of the git repository under test.", r"\w./:@~+%-"),
+    "repo": _text(
+        CONFIG.repo,
+        "Repository",
+        "URL or path of the git repository under test; a relative path starts where Airflow's worker was started.",
+        r"\w./:@~+%-",
+    ),
     "candidate": _text(
         None, "Candidate", "Branch, tag or commit under test. Empty: the latest commit of the repository.", r"\w./@~^+-"
     ),
