@@ -7,6 +7,7 @@ kernels themselves ask for stand beside them in `csrc/<backend>/compile_flags.tx
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -26,6 +27,7 @@ NATIVE = ("cuda", "cpu")  # backends with a library; the longest to compile firs
 _TIMEOUT_S = 900.0
 _LOG_LINES = 60
 _HASH_LETTERS = 16
+_SPARE_BYTES = 1 << 20  # with less the disk is full
 
 # What every library needs, whatever its kernels ask for. Paths are kept out of it, so that the same sources give the
 # same bytes wherever they are compiled; symbols left undefined are found here and not when a night loads the library.
@@ -186,9 +188,16 @@ def _run(command: Sequence[str], plan: Plan) -> str:
     except subprocess.TimeoutExpired:
         raise BuildError(f"the {plan.backend} kernels did not compile in {_TIMEOUT_S:.0f} s.") from None
     if done.returncode:
+        _refuse_full_disk(done.stdout, plan.tree)
         tail = "\n".join(done.stdout.splitlines()[-_LOG_LINES:])
         raise BuildError(f"the {plan.backend} kernels do not compile: {_first_error(done.stdout)}", tail)
     return done.stdout
+
+
+def _refuse_full_disk(output: str, tree: Path) -> None:
+    """OSError where a compiler failed for want of space: that is no fault of the kernels."""
+    if "No space left on device" in output or shutil.disk_usage(tree).free < _SPARE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tree))
 
 
 def _first_error(output: str) -> str:

@@ -289,6 +289,19 @@ def test_a_disk_that_takes_nothing_is_said_plainly(repo: Repo, tmp_path: Path) -
         build(repo, "HEAD", config.load(home=tmp_path / "file" / "home"))
 
 
+def test_a_disk_that_fills_up_is_no_fault_of_the_kernels(
+    repo: Repo, settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo c++ 99 && exit\necho "a.s: No space left on device"; exit 1\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(BuildError, match=r"cannot build in .*: No space left on device"):
+        build(repo, "HEAD", settings, ("cpu",))
+
+
 def test_a_commit_of_another_project_is_refused(repo: Repo, settings: Config) -> None:
     repo.git("rm", "-r", "--quiet", "csrc", "fp8bench")
     with pytest.raises(RevisionError, match="not a commit of this project"):
