@@ -46,7 +46,7 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             entries = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
         except OSError as error:
-            raise RunDirError(f"cannot use {self.path} as a run directory ({error.strerror}): name another.") from None
+            raise RunDirError(f"cannot use {self.path} as a run directory: {error.strerror}; name another.") from None
         if entries and not entries & _PIECES:
             raise RunDirError(f"{self.path} is not empty and no run directory: give an empty or a new one.")
 
