@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .. import stages
+from .. import stages, wording
 from ..config import Config
 from ..errors import Fp8BenchError
 from ..progress import Reporter
@@ -61,7 +61,8 @@ def _say_what(run: RunDir, reporter: Reporter) -> None:
     prepared = run.prepared()
     against = "itself, as there is no baseline yet" if prepared.first_night else prepared.baseline.short
     device = prepared.environment.device_name
-    reporter.say(f"         {len(prepared.cells)} cells on {device}: {prepared.candidate.short} against {against}")
+    cells = wording.count(len(prepared.cells), "cell")
+    reporter.say(f"         {cells} on {device}: {prepared.candidate.short} against {against}")
     for note in prepared.notes:
         reporter.say(f"         {note}")
 
