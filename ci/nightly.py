@@ -239,7 +239,9 @@ def trigger(airflow: EmbeddedAirflow, params: dict[str, str]) -> Night:
             if error.status == 409:  # an earlier try that was answered with an error went through
                 return night
             if error.status in (400, 422):
-                raise AirflowError(f"the night was refused. {str(error).splitlines()[0]}") from None
+                why = str(error).splitlines()[0].partition(" does not match ")
+                plain = " is not allowed: give a plain name, path or URL that begins with no dash." if why[1] else ""
+                raise AirflowError(f"the night was refused. {why[0]}{plain}") from None
             trouble = str(error)
             time.sleep(0.5)
         else:
