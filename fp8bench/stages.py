@@ -287,8 +287,8 @@ def _time(night: _Night) -> None:
     if wanted is not None and not 0 <= wanted < shards:
         raise UsageError(f"shard {wanted}: this night has shards 0 to {shards - 1}.")
     chosen = range(shards) if wanted is None else [wanted]
-    todo = [shard for shard in chosen if not night.run.is_done("time", shard)]
-    _side_by_side([partial(_time_shard, night, shard) for shard in todo])
+    waiting = [shard for shard in chosen if not night.run.is_done("time", shard)]
+    _side_by_side([partial(_time_shard, night, shard) for shard in waiting])
 
 
 def _side_by_side(calls: Sequence[Callable[[], None]]) -> None:

@@ -44,11 +44,11 @@ def check_builds(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     source = _sources(builds, {backend for backend, _ in jobs})
-    todo = {role: [job for job in jobs if source[role, job[0]] == role] for role in builds}
-    note = counted(progress, "check", sum(map(len, todo.values())))
+    waiting = {role: [job for job in jobs if source[role, job[0]] == role] for role in builds}
+    note = counted(progress, "check", sum(map(len, waiting.values())))
     checked = {
         role: _check_build(
-            role, todo[role], device, _starter(config, role, build, device, seed, log_dir, gpu_index), note
+            role, waiting[role], device, _starter(config, role, build, device, seed, log_dir, gpu_index), note
         )
         for role, build in builds.items()
     }
