@@ -204,7 +204,7 @@ def log_night() -> None:
 # a night that MLflow does not take is still reported and mailed
 @task(execution_timeout=timedelta(minutes=15), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
 def render() -> None:
-    """Render `report.html`, which needs nothing beside it."""
+    """Render `report.html`, which needs nothing beside it, and its short forms `summary.md` and `junit.xml`."""
     run_stage("render")
 
 

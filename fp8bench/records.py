@@ -6,6 +6,7 @@ cut off or of another version; `write` is atomic, so a file that is there is who
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from datetime import datetime
@@ -328,6 +329,12 @@ def read(model: type[D], path: Path) -> D:
         raise RunDirError(
             f"{path} is not a valid {model.__name__} ({where}: {first['msg']}): delete it and run its stage again."
         ) from None
+
+
+def schema(model: type[Document]) -> str:
+    """The JSON Schema of the files that hold a `model`, as text that is the same every time."""
+    described = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(described | model.model_json_schema(mode="serialization"), indent=1) + "\n"
 
 
 def write(document: Document, path: Path) -> None:

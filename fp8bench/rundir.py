@@ -30,6 +30,8 @@ class RunDir:
         self.verdicts = path / "verdicts.json"
         self.mlflow = path / "mlflow.json"
         self.report = path / "report.html"
+        self.summary = path / "summary.md"
+        self.junit = path / "junit.xml"
         self.attached = path / ".report-attached"
         self.outbox = path / "outbox"
         self.logs = path / "logs"
@@ -95,7 +97,7 @@ class RunDir:
         return stage in files and files[stage].is_file()
 
     def _report_is_fresh(self) -> bool:
-        """A report from before the night reached MLflow lacks the links."""
+        """A report from before the night reached MLflow lacks the links. Its other forms are written before it."""
         if not self.report.is_file():
             return False
         return not self.mlflow.is_file() or self.report.stat().st_mtime_ns >= self.mlflow.stat().st_mtime_ns

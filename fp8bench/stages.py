@@ -372,16 +372,24 @@ def _log(night: _Night) -> None:
 
 
 def _render(night: _Night) -> None:
-    """Write the report, and put it beside the night in MLflow where the night is there."""
+    """Write the report in its forms, and put it beside the night in MLflow where the night is there."""
     if not night.run.is_done("render"):
-        from . import report
-
-        records.write_bytes(report.render(night.run.path).encode(), night.run.report)
+        _write_reports(night.run)
     if night.run.logged() and not night.run.is_attached():
         from . import store
 
         store.attach_report(night.run.path, night.config)
         records.write_bytes(b"", night.run.attached)
+
+
+def _write_reports(run: RunDir) -> None:
+    """The page comes last: it marks the stage as done, so where it is, the others are as fresh."""
+    from . import report
+    from .report import junit, summary
+
+    records.write_bytes(summary.render(run.path).encode(), run.summary)
+    records.write_bytes(junit.render(run.path).encode(), run.junit)
+    records.write_bytes(report.render(run.path).encode(), run.report)
 
 
 def _alert(night: _Night) -> None:

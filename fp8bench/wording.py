@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 from .backends import TITLES, YARDSTICKS
-from .records import CellVerdict, Effect, Verdict
+from .records import CellVerdict, Commit, Effect, Verdict
 
 SUBJECT_LIMIT = 150  # characters
 
@@ -58,6 +58,9 @@ GLOSSARY = {
 }
 
 
+NO_SUSPECT = "no commit between baseline and candidate touches the kernels"
+
+
 def percent(log_ratio: float, digits: int | None = None) -> str:
     """A log-ratio as a signed percentage: two decimals below 1%, else one."""
     value = 100 * math.expm1(log_ratio)
@@ -92,6 +95,19 @@ def count(number: int, noun: str) -> str:
 
 def title(backend: str) -> str:
     return TITLES.get(backend, backend)
+
+
+def suspect(commit: Commit) -> str:
+    """`Unroll twice (Sam O'Neil, 2026-03-13)`: what a commit says of itself, to stand after its hash."""
+    date = f"{commit.date:%Y-%m-%d}" if commit.date else ""
+    who = ", ".join(part for part in (one_line(commit.author, 60), date) if part)
+    return (one_line(commit.subject, 100) or "(no subject)") + (f" ({who})" if who else "")
+
+
+def touched(commit: Commit, limit: int = 4) -> str:
+    """`csrc/cpu/quantize.cpp, csrc/cuda/per_token.cu and 3 more`: the kernel files that a commit touches."""
+    more = f" and {len(commit.files) - limit} more" if len(commit.files) > limit else ""
+    return ", ".join(one_line(file, 80) for file in commit.files[:limit]) + more
 
 
 def verdict_counts(counts: dict[Verdict, int]) -> str:

@@ -18,6 +18,7 @@ COMMANDS = {
     "build": "compile the kernels of a commit",
     "nightly": "run a whole night without Airflow",
     "stage": "run one stage of a night over its run directory",
+    "report": "print what a night found",
     "baseline": "show or accept the baseline",
 }
 

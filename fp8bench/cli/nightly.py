@@ -78,6 +78,7 @@ def _print_findings(run: RunDir, troubles: list[str]) -> None:
     print(f"\nrun directory  {run.path}")
     if run.report.is_file():
         print(f"report         {run.report}")
+        print(f"               {run.summary.name}, {run.junit.name} beside it; `fp8bench report` prints it")
     if logged:
         print(f"MLflow         {logged.links.get('night', logged.tracking_uri)}")
     for trouble in troubles:

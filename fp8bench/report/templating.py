@@ -7,6 +7,7 @@ from functools import lru_cache
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from .. import paths
+from . import markdown
 
 
 @lru_cache
@@ -21,6 +22,15 @@ def _engine() -> Environment:
     )
 
 
+@lru_cache
+def _markdown_engine() -> Environment:
+    """Every value is escaped on its way out, unless a filter made it Markdown."""
+    engine = _engine().overlay(autoescape=False, finalize=markdown.escape)
+    engine.filters = engine.filters | {"code": markdown.code, "block": markdown.block}
+    engine.globals = engine.globals | {"link": markdown.link}
+    return engine
+
+
 def template(name: str) -> Template:
-    """A template below `templates/`; `*.html.j2` escapes what it is given, `*.txt.j2` is plain text."""
-    return _engine().get_template(name)
+    """A template below `templates/`; `*.html.j2` and `*.md.j2` escape what they are given, `*.txt.j2` is plain text."""
+    return (_markdown_engine() if name.endswith(".md.j2") else _engine()).get_template(name)
