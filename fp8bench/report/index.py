@@ -1,0 +1,114 @@
+"""The page over all nights: where each device stands, a calendar of verdicts, speedups through time, a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import wording
+from . import curves, months, nights
+from .curves import Chart
+from .months import Month
+from .nights import Entry
+from .templating import template
+from .tones import Badge, Tone
+
+OPEN_MONTHS = 4  # of a calendar; earlier ones are folded away
+
+
+@dataclass(frozen=True)
+class Row:
+    anchor: str
+    date: str
+    night: Entry
+
+
+@dataclass(frozen=True)
+class Track:
+    """The nights of one device and suite."""
+
+    anchor: str
+    title: str
+    latest: Row
+    legend: tuple[tuple[str, Badge, int], ...]  # a square's text, what it stands for, how many there are
+    recent: tuple[Month, ...]
+    earlier: tuple[Month, ...]
+    charts: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    tone: Tone
+    lead: str
+    tracks: tuple[Track, ...]
+    rows: tuple[Row, ...]
+    anchors: dict[str, str]  # name of a night -> its row
+
+
+def render(runs_dir: Path) -> str:
+    """The index of the nights in `runs_dir` as HTML, for a file beside that directory.
+
+    Nights that are damaged or unfinished are told as such. RunDirError when the directory cannot be listed.
+    """
+    view = _build(nights.read(runs_dir))
+    return template("report/index.html.j2").render(
+        view=view, weekdays=months.WEEKDAYS, plot=curves, charted_days=curves.DAYS
+    )
+
+
+def _build(entries: Sequence[Entry]) -> Index:
+    rows = {
+        entry.name: Row(f"night-{len(entries) - place}", f"{entry.created:%Y-%m-%d %H:%M}", entry)
+        for place, entry in enumerate(entries)
+    }
+    groups = nights.tracks(entries)
+    tracks = tuple(
+        _track(f"track-{place}", device, suite, found, rows)
+        for place, ((device, suite), found) in enumerate(groups.items(), 1)
+    )
+    return Index(
+        tone=_tone([track.latest.night for track in tracks]),
+        lead=_lead(entries),
+        tracks=tracks,
+        rows=tuple(rows.values()),
+        anchors={name: row.anchor for name, row in rows.items()},
+    )
+
+
+def _track(anchor: str, device: str, suite: str, found: Sequence[Entry], rows: dict[str, Row]) -> Track:
+    latest = next((entry for entry in found if entry.judged), found[0])
+    held = months.build(found)
+    return Track(
+        anchor=anchor,
+        title=f"{device}, suite {suite}",
+        latest=rows[latest.name],
+        legend=_legend(found),
+        recent=held[:OPEN_MONTHS],
+        earlier=held[OPEN_MONTHS:],
+        charts=curves.build(found),
+    )
+
+
+def _legend(found: Sequence[Entry]) -> tuple[tuple[str, Badge, int], ...]:
+    counts = Counter((entry.square, entry.badge) for entry in found)
+    return tuple((square, badge, count) for (square, badge), count in counts.most_common())
+
+
+def _lead(entries: Sequence[Entry]) -> str:
+    if not entries:
+        return "No night has run yet: `fp8bench nightly` runs one."
+    quiet = sum(entry.square == "ok" for entry in entries)
+    unread = sum(not entry.judged for entry in entries)
+    ended = f", {unread} unfinished or damaged" if unread else ""
+    first, last = entries[-1].created, entries[0].created
+    span = f"from {first:%d %B %Y} to {last:%d %B %Y}" if first.date() != last.date() else f"on {last:%d %B %Y}"
+    return f"{wording.count(len(entries), 'night')} {span}: {quiet} without a regression{ended}."
+
+
+def _tone(latest: Sequence[Entry]) -> Tone:
+    """The loudest of what devices and suites said last."""
+    said = {entry.badge.tone for entry in latest}
+    order: tuple[Tone, ...] = ("bad", "warn", "good")
+    return next((tone for tone in order if tone in said), "calm")
