@@ -6,7 +6,8 @@
     │   ├── backends/                   the backend files of the commit
     │   ├── libfp8bench_<backend>-<hash of its sources>.so
     │   └── resources-cuda.txt          the compiler's report (`fp8bench.resources`)
-    └── .libraries/<hash>/              compiled libraries, shared by builds (`fp8bench.libraries`)
+    ├── .libraries/<hash>/              compiled libraries, shared by builds (`fp8bench.libraries`)
+    └── .lock                           shared by those who build, held alone by `fp8bench.retention`
 
 Everything is made under another name and renamed, so builds of the same commit at the same time are safe. A backend
 that does not compile is left out of the directory and is tried again the next time.
@@ -15,6 +16,7 @@ that does not compile is left out of the directory and is tried again the next t
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import os
 import shutil
@@ -23,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,11 +113,19 @@ def _tree(builds_dir: Path) -> Iterator[Path]:
     """A directory for sources, on the file system of the builds; what the disk refuses becomes a BuildError."""
     try:
         builds_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=builds_dir, prefix=".tree-") as name:
+        with locked(builds_dir), tempfile.TemporaryDirectory(dir=builds_dir, prefix=".tree-") as name:
             yield Path(name)
     except OSError as error:
         reason = error.strerror or str(error)
         raise BuildError(f"cannot build in {builds_dir}: {reason}. Set home to a directory that takes files.") from None
+
+
+@contextmanager
+def locked(builds_dir: Path, *, alone: bool = False) -> Iterator[None]:
+    """Share the directory of builds with others that build, or (alone) have it; BlockingIOError when it is not free."""
+    with (builds_dir / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+        yield
 
 
 def _copy_sources(csrc: Path, backends: Path, tree: Path) -> None:
@@ -209,7 +219,10 @@ def _build_tree(tree: Path, sha: str, role: Role, config: Config, wanted: Sequen
     attempts = _attempt_all(tree, config, wanted)
     name = _hash(tree, attempts)
     target = config.builds_dir / name
-    if not (cached := _is_whole(target)):
+    if cached := _is_whole(target):
+        with suppress(OSError):  # another user's build: that one's nights keep it
+            os.utime(target)  # the time of its last use, for `fp8bench.retention`
+    else:
         _assemble(tree, target, attempts, sha, dirty)
     return Built(
         role=role,

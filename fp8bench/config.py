@@ -91,6 +91,17 @@ class MailSettings(Section):
     security: Literal["none", "starttls", "tls"] = "none"
 
 
+class RetentionSettings(Section):
+    """What `fp8bench prune` leaves, each with its reason. MLflow keeps every night's numbers whatever this says."""
+
+    # Finished nights whose run directory stays, newest first: a quarter, to look back at raw samples and logs.
+    keep_nights: int = Field(default=90, ge=1)
+    # An unfinished night can be resumed for so long; never less than a day, in which it may still be running.
+    keep_unfinished_days: float = Field(default=7, ge=1)
+    # Since a build was last used. It can be compiled again at any time; a month spares bisections most of that.
+    keep_builds_days: float = Field(default=30, ge=1)
+
+
 class AirflowSettings(Section):
     schedule: str = "0 2 * * *"
     pool: str = "gpu"
@@ -123,6 +134,7 @@ class Config(BaseSettings):
     verdicts: VerdictSettings = VerdictSettings()
     mlflow: MlflowSettings = MlflowSettings()
     mail: MailSettings = MailSettings()
+    retention: RetentionSettings = RetentionSettings()
     airflow: AirflowSettings = AirflowSettings()
 
     @classmethod

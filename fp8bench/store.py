@@ -110,6 +110,12 @@ def accepted_baselines(config: Config) -> list[Baseline]:
     return [_baseline(latest[device]) for device in sorted(latest)]
 
 
+def exists(config: Config) -> bool:
+    """Whether there is a store to ask: the file of a local one is made by the first night."""
+    uri = config.tracking_uri
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
 def accept(config: Config, run_id: str = "", device_name: str | None = None, force: bool = False) -> Baseline:
     """Make the candidate of night `run_id` (default: the latest) the baseline of its device.
 
