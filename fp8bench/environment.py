@@ -20,9 +20,17 @@ _TIMEOUT_S = 300.0  # a first import of torch from a cold disk is slow
 _DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
 
 
-@lru_cache
 def _ask(device: Literal["auto", "cuda", "cpu"], python: str, gpu_index: int | None) -> dict[str, Any] | None:
     """A worker's description of the machine; None where it has no such device."""
+    return _look(device, python, gpu_index)[0]
+
+
+@lru_cache
+def _look(
+    device: Literal["auto", "cuda", "cpu"], python: str, gpu_index: int | None
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """A worker's description of the machine, None where it has no such device, and the device's state just then."""
+    state: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="fp8bench-") as folder:
         log = Path(folder) / "environment.log"
         env = worker_environment(device, gpu_index=gpu_index)
@@ -30,8 +38,10 @@ def _ask(device: Literal["auto", "cuda", "cpu"], python: str, gpu_index: int | N
             for event in worker.events():
                 if isinstance(event, Death):
                     raise WorkerError(f"a worker ({python}) could not describe this machine: {event.detail}.")
+                if event.event == "state":
+                    state = event.result
                 if event.event == "result":
-                    return event.result  # type: ignore[no-any-return]
+                    return event.result, state
     raise WorkerError(f"a worker ({python}) ended without describing this machine.")
 
 
@@ -53,6 +63,15 @@ def resolve_device(config: Config) -> Device:
         f"device 'cuda' was asked for, but the workers' interpreter {config.worker.python} sees no CUDA GPU: "
         "use device 'cpu' or 'auto', or set worker.python to an interpreter with a CUDA build of torch."
     )
+
+
+def look_now(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a worker sees here, with a GPU where there is one: the machine as in `Environment`, the device's state.
+
+    WorkerError where no worker can be started or it cannot import what it needs.
+    """
+    description, state = _look("cpu" if config.device == "cpu" else "auto", config.worker.python, None)
+    return description or {}, state
 
 
 def _compilers() -> dict[str, str]:

@@ -47,6 +47,16 @@ def open_repo(repo: str | Path, cache_dir: Path, *, fetch: bool = True) -> Path:
     return _open_url(text, cache_dir, fetch) if is_url(text) else _open_path(Path(text))
 
 
+def check_repo(repo: str, timeout: float) -> str:
+    """Say where `repo` is and that git reads it; nothing is fetched. RevisionError when it cannot be read."""
+    if not is_url(repo):
+        return str(_open_path(Path(repo)))
+    done = _git(Path(), "ls-remote", "--quiet", "--end-of-options", repo, "HEAD", timeout=timeout)
+    if done.returncode:
+        raise _unreachable(repo, done.stderr)
+    return without_secrets(repo)
+
+
 def resolve(repo: str | Path, revision: str, cache_dir: Path) -> Commit:
     """The commit that `revision` (sha, branch, tag, HEAD~1, ...) names in `repo` now."""
     directory = open_repo(repo, cache_dir)

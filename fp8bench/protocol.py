@@ -7,7 +7,7 @@ code under test prints there goes to the log instead):
     start   item               an item (a job or a cell) begins
     done    item, result       ... is done: a check result, or the timed blocks
     failed  item, status, ...  ... raised an error; the worker goes on if the device is still sound
-    state   state              the device before and after a launch
+    state   state              the device before and after a launch, or before it is described
     result  result             the answer to an environment request
     end                        all items were done or failed
 

@@ -95,6 +95,8 @@ def _environment(request: EnvironmentRequest, reporter: Reporter) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     works = device == "cpu" or torch.cuda.is_available()
+    if works:
+        reporter.emit(Event(event="state", result=machine.state(device)))
     reporter.emit(Event(event="result", result=machine.describe(device) if works else None))
 
 

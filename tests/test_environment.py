@@ -50,13 +50,13 @@ def test_a_driver_without_a_usable_gpu_falls_back_or_is_refused(
     """The worker is asked for real; here it has no GPU, as with a CPU build of torch beside a driver."""
     monkeypatch.setattr(environment, "_DRIVER_FILES", (str(tmp_path),))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    environment._ask.cache_clear()
+    environment._look.cache_clear()
     try:
         assert resolve_device(_config(tmp_path, "auto")) == "cpu"
         with pytest.raises(UsageError, match="sees no CUDA GPU"):
             resolve_device(_config(tmp_path, "cuda"))
     finally:
-        environment._ask.cache_clear()
+        environment._look.cache_clear()
 
 
 def test_an_interpreter_that_is_not_there_is_named() -> None:

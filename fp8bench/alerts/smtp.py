@@ -31,7 +31,7 @@ def send(message: Message, run_dir: Path, config: Config) -> None:
     """Hand one message to the mail host. DeliveryError says who refused what; nothing is lost."""
     mail = config.mail
     try:
-        with _connect(mail) as client:
+        with connect(mail) as client:
             if mail.user:
                 client.login(mail.user, mail.password.get_secret_value())
             client.send_message(compose(message, run_dir, mail.sender))
@@ -43,7 +43,8 @@ def send(message: Message, run_dir: Path, config: Config) -> None:
         ) from None
 
 
-def _connect(mail: MailSettings) -> smtplib.SMTP:
+def connect(mail: MailSettings) -> smtplib.SMTP:
+    """A greeted client of the mail host, not logged in. OSError or SMTPException where there is none."""
     if mail.security == "tls":
         return smtplib.SMTP_SSL(mail.host, mail.port, timeout=TIMEOUT_S, context=ssl.create_default_context())
     client = smtplib.SMTP(mail.host, mail.port, timeout=TIMEOUT_S)
