@@ -4,6 +4,7 @@ home/
 ├── builds/<hash>/     kernels of a commit, by content (`fp8bench.builds`)
 ├── repos/             bare clones of the repositories under test
 ├── runs/<run id>/     one directory a night (`fp8bench.rundir`)
+├── index.html         the page over all nights
 ├── cache/             compile caches of Inductor and Triton
 ├── mlflow.db, mlflow-artifacts/
 └── airflow/           the embedded Airflow

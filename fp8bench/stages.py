@@ -375,6 +375,8 @@ def _render(night: _Night) -> None:
     """Write the report in its forms, and put it beside the night in MLflow where the night is there."""
     if not night.run.is_done("render"):
         _write_reports(night.run)
+        if night.run.path.parent == night.config.runs_dir.resolve():
+            refresh_index(night.config)
     if night.run.logged() and not night.run.is_attached():
         from . import store
 
@@ -390,6 +392,15 @@ def _write_reports(run: RunDir) -> None:
     records.write_bytes(summary.render(run.path).encode(), run.summary)
     records.write_bytes(junit.render(run.path).encode(), run.junit)
     records.write_bytes(report.render(run.path).encode(), run.report)
+
+
+def refresh_index(config: Config) -> Path:
+    """Write the page over all nights of `config.runs_dir` beside them; returns where it lies."""
+    from . import report
+
+    path = config.home.resolve() / "index.html"
+    records.write_bytes(report.render_index(config.runs_dir.resolve()).encode(), path)
+    return path
 
 
 def _alert(night: _Night) -> None:

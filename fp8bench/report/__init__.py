@@ -12,7 +12,10 @@ from pathlib import Path
 
 from ..night import Night
 from . import causes, cells, environment, floor, header, heatmaps, numerics, speedups, trust
+from .index import render as render_index
 from .templating import template
+
+__all__ = ["SECTIONS", "Section", "render", "render_index"]
 
 
 @dataclass(frozen=True)
