@@ -20,6 +20,7 @@ COMMANDS = {
     "stage": "run one stage of a night over its run directory",
     "report": "print what a night found",
     "baseline": "show or accept the baseline",
+    "index": "write the page over all nights",
 }
 
 EXIT_OK = 0
