@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -252,6 +254,15 @@ def test_the_command_prints_the_other_forms(home, form, module, monkeypatch, cap
     monkeypatch.setenv("FP8BENCH_HOME", str(home))
     assert cli.main(["report", "one", "--format", form]) == 0
     assert capsys.readouterr().out == module.render(home / "runs" / "one")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "junit"])
+def test_pipes_that_close_early_and_narrow_encodings_are_no_trouble(home, form):
+    command = f"{sys.executable} -m fp8bench report one --format {form}; echo $? >&2"
+    environment = os.environ | {"FP8BENCH_HOME": str(home), "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(CHECKOUT)}
+    for rest in ("| :", "> /dev/null"):
+        done = subprocess.run(f"({command}) {rest}", shell=True, env=environment, capture_output=True, text=True)
+        assert done.stderr == "0\n"
 
 
 # ---- the stage ----------------------------------------------------------------------------------------------

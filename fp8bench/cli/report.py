@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -27,24 +30,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.schema:
-        print(records.schema(records.Verdicts), end="")
+        _write(records.schema(records.Verdicts), "utf-8")
         return EXIT_OK
     directory = _find(args.run, settings.load().runs_dir)
     if args.format == "text":
-        _show(directory)
+        _write(_coloured(directory), None)
     else:
         from ..report import junit, summary
 
-        print({"markdown": summary, "junit": junit}[args.format].render(directory), end="")
+        _write({"markdown": summary, "junit": junit}[args.format].render(directory), "utf-8")
     return EXIT_OK
 
 
-def _show(directory: Path) -> None:
+def _coloured(directory: Path) -> str:
+    """The night's lines, with colour where standard output is a terminal."""
     from ..report import terminal
 
     console = Console(highlight=False)
-    for line in terminal.render(directory):
-        console.print(line, soft_wrap=True)
+    with console.capture() as capture:
+        for line in terminal.render(directory):
+            console.print(line, soft_wrap=True)
+    return capture.get()
+
+
+def _write(text: str, encoding: str | None) -> None:
+    """Print `text` in `encoding`; None: in the terminal's, as far as it goes. A reader may stop early (`| head`)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=encoding, errors="replace")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
 
 
 def _find(run: str, runs_dir: Path) -> Path:
