@@ -45,7 +45,7 @@ def _look(
     raise WorkerError(f"a worker ({python}) ended without describing this machine.")
 
 
-def _may_have_gpu() -> bool:
+def has_driver() -> bool:
     """False where there is no NVIDIA driver, and so no need to ask a worker."""
     return any(Path(name).exists() for name in _DRIVER_FILES)
 
@@ -55,9 +55,9 @@ def resolve_device(config: Config) -> Device:
 
     UsageError for "cuda" where the workers have none.
     """
-    if config.device == "cpu" or (config.device == "auto" and not _may_have_gpu()):
+    if config.device == "cpu" or (config.device == "auto" and not has_driver()):
         return "cpu"
-    if _may_have_gpu() and (description := _ask(config.device, config.worker.python, None)) is not None:
+    if has_driver() and (description := _ask(config.device, config.worker.python, None)) is not None:
         return "cuda" if description["device"] == "cuda" else "cpu"
     raise UsageError(
         f"device 'cuda' was asked for, but the workers' interpreter {config.worker.python} sees no CUDA GPU: "

@@ -49,7 +49,11 @@ def connect(mail: MailSettings) -> smtplib.SMTP:
         return smtplib.SMTP_SSL(mail.host, mail.port, timeout=TIMEOUT_S, context=ssl.create_default_context())
     client = smtplib.SMTP(mail.host, mail.port, timeout=TIMEOUT_S)
     if mail.security == "starttls":
-        client.starttls(context=ssl.create_default_context())
+        try:
+            client.starttls(context=ssl.create_default_context())
+        except (OSError, smtplib.SMTPException):
+            client.close()
+            raise
     return client
 
 
