@@ -21,6 +21,8 @@ COMMANDS = {
     "report": "print what a night found",
     "baseline": "show or accept the baseline",
     "index": "write the page over all nights",
+    "doctor": "check what a night needs on this machine, and say what to do",
+    "prune": "remove old run directories and builds that nobody needs",
 }
 
 EXIT_OK = 0
