@@ -90,6 +90,24 @@ def test_what_did_not_end_well_is_listed_as_such(home: Path, page: IndexPage) ->
     assert all(entry.sentence in page.words and not entry.report for entry in told.values())
 
 
+def test_nights_that_never_ended_do_not_hide_behind_a_good_one(home: Path, tmp_path: Path, page: IndexPage) -> None:
+    assert "Since then 1 night damaged and 1 night unfinished." in page.words
+    shutil.copytree(home / "runs" / "n0-clean", tmp_path / "runs" / "good")
+    html = report.render_index(tmp_path / "runs")
+    assert '<header class="top good">' in html
+    assert "Since then" not in html
+    shutil.copytree(home / "runs" / "unfinished", tmp_path / "runs" / "later")
+    assert '<header class="top warn">' in report.render_index(tmp_path / "runs")
+
+
+def test_the_loudest_device_stands_first(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "runs" / "n1-regressed", tmp_path / "runs" / "older")
+    newer = shutil.copytree(home / "runs" / "n0-clean", tmp_path / "runs" / "newer")
+    _edit(newer / "prepare.json", suite="other", created=_day(9).isoformat())
+    words = IndexPage(report.render_index(tmp_path / "runs")).words
+    assert words.index("suite smoke") < words.index("suite other")
+
+
 def test_a_square_a_night_leads_to_its_report_or_its_row(home: Path, page: IndexPage) -> None:
     squares = page.links("square")
     assert len(squares) == len(STATES) + 2  # the night that never began has no day

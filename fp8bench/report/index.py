@@ -16,6 +16,7 @@ from .templating import template
 from .tones import Badge, Tone
 
 OPEN_MONTHS = 4  # of a calendar; earlier ones are folded away
+_LOUDNESS: tuple[Tone, ...] = ("bad", "warn", "good", "calm")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Track:
     anchor: str
     title: str
     latest: Row
+    since: str  # what became of the nights after it; "" when there is none
     legend: tuple[tuple[str, Badge, int], ...]  # a square's text, what it stands for, how many there are
     recent: tuple[Month, ...]
     earlier: tuple[Month, ...]
@@ -68,8 +70,9 @@ def _build(entries: Sequence[Entry]) -> Index:
         _track(f"track-{place}", device, suite, found, rows)
         for place, ((device, suite), found) in enumerate(groups.items(), 1)
     )
+    tracks = tuple(sorted(tracks, key=lambda track: _LOUDNESS.index(_tone(track))))
     return Index(
-        tone=_tone([track.latest.night for track in tracks]),
+        tone=_tone(tracks[0]) if tracks else "calm",
         lead=_lead(entries),
         tracks=tracks,
         rows=tuple(rows.values()),
@@ -84,11 +87,19 @@ def _track(anchor: str, device: str, suite: str, found: Sequence[Entry], rows: d
         anchor=anchor,
         title=f"{device}, suite {suite}",
         latest=rows[latest.name],
+        since=_since(found[: found.index(latest)]),
         legend=_legend(found),
         recent=held[:OPEN_MONTHS],
         earlier=held[OPEN_MONTHS:],
         charts=curves.build(found),
     )
+
+
+def _since(later: Sequence[Entry]) -> str:
+    """Nights that never ended must not hide behind the good one before them."""
+    words = Counter(entry.badge.word for entry in later)
+    told = " and ".join(f"{wording.count(count, 'night')} {word}" for word, count in words.items())
+    return f"Since then {told}." if told else ""
 
 
 def _legend(found: Sequence[Entry]) -> tuple[tuple[str, Badge, int], ...]:
@@ -107,8 +118,7 @@ def _lead(entries: Sequence[Entry]) -> str:
     return f"{wording.count(len(entries), 'night')} {span}: {quiet} without a regression{ended}."
 
 
-def _tone(latest: Sequence[Entry]) -> Tone:
-    """The loudest of what devices and suites said last."""
-    said = {entry.badge.tone for entry in latest}
-    order: tuple[Tone, ...] = ("bad", "warn", "good")
-    return next((tone for tone in order if tone in said), "calm")
+def _tone(track: Track) -> Tone:
+    """How loud a track speaks: as its latest night, and not quietly while later ones never ended."""
+    tone = track.latest.night.badge.tone
+    return "warn" if track.since and tone != "bad" else tone
