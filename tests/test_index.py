@@ -158,6 +158,12 @@ def test_curves_lie_in_the_plot_and_rise_with_the_speedup(home: Path) -> None:
             assert curves.TOP <= dot.y <= curves.BOTTOM
 
 
+@pytest.mark.parametrize(("lowest", "written"), [(1.5, 1), (1.4999, 1), (1.2, 2)])
+def test_ticks_are_never_written_over_each_other(lowest: float, written: int) -> None:
+    scale = curves._Scale(date(2026, 3, 1), date(2026, 3, 1), lowest / 1.03, 1.5 * 1.03)
+    assert len(curves._ticks(scale, 1.5, lowest)) == written
+
+
 @pytest.mark.parametrize("value", [None, 0.0, -1.0, math.inf])
 def test_what_is_no_speedup_is_not_drawn(home: Path, value: float | None) -> None:
     entry = next(entry for entry in nights.read(home / "runs") if entry.speedups)

@@ -17,6 +17,7 @@ from .nights import Entry
 DAYS = 365  # how far back a chart reaches
 WIDTH, HEIGHT = 320, 130
 LEFT, RIGHT, TOP, BOTTOM = 42, 308, 10, 108  # of the plot
+LINE_HEIGHT = 12
 DOTTED = 45  # a line of at most so many values shows each of them
 MARKS = ("●", "■", "▲", "◆")
 
@@ -109,11 +110,17 @@ def _chart(title: str, chart: dict[str, Series], start: date, end: date) -> Char
         title=title,
         summary=f"Speedup over torch, {title}, from {start} to {end}. Latest: {told}.",
         lines=lines,
-        ticks=tuple(Tick(scale.y(value), f"{value:.2f}×") for value in dict.fromkeys((max(values), min(values)))),
+        ticks=_ticks(scale, max(values), min(values)),
         one=scale.y(1.0) if low <= 1 <= high else None,
         first=f"{start:%d %b %Y}",
         last=f"{end:%d %b %Y}" if end != start else "",
     )
+
+
+def _ticks(scale: _Scale, highest: float, lowest: float) -> tuple[Tick, ...]:
+    """The largest and the smallest speedup; one of them where both would be written over each other."""
+    ticks = tuple(Tick(scale.y(value), f"{value:.2f}×") for value in (highest, lowest))
+    return ticks if ticks[1].y - ticks[0].y >= LINE_HEIGHT else ticks[:1]
 
 
 def _place(backend: str) -> int:
