@@ -263,29 +263,28 @@ def test_what_killed_processes_left_is_cleared_away(home: Home) -> None:
     assert fresh.is_dir()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_what_cannot_be_removed_is_told(home: Home) -> None:
+def test_what_cannot_be_removed_is_told_and_stays_whole(home: Home) -> None:
     for name, days in (("a", 1), ("b", 2), ("old", 90)):
         home.night(name, days)
-    home.config.runs_dir.chmod(0o500)
-    try:
-        found = home.prune()
-    finally:
-        home.config.runs_dir.chmod(0o700)
+    (home.config.runs_dir / ".pruned-old").write_text("a file where the night would be put aside")
+    found = home.prune()
     assert names(found.failed) == {"old"}
-    assert found.removed == []
+    assert (found.removed, found.freed) == ([], 0)
+    assert RunDir(home.config.runs_dir / "old").judged().exit_code == 0
 
 
 def test_the_command_says_what_it_did(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, days in (("a", 1), ("b", 2), ("old", 90)):
-        home.night(name, days)
+        (home.night(name, days) / "report.html").touch()
     monkeypatch.setenv("FP8BENCH_HOME", str(home.config.home))
     monkeypatch.setenv("FP8BENCH_RETENTION", json.dumps(POLICY))
     assert cli.main(["prune", "--dry-run"]) == 0
     assert f"would remove  {home.config.runs_dir / 'old'}" in capsys.readouterr().out
     assert cli.main(["prune"]) == 0
     assert "removed 1 directory, " in capsys.readouterr().out.splitlines()[-1]
+    assert "runs/a/report.html" in (index := (home.config.home / "index.html").read_text())
+    assert "runs/old/" not in index
     assert cli.main(["prune"]) == 0
     assert capsys.readouterr().out == "removed 0 directories, 0 bytes\n"

@@ -13,9 +13,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .. import retention  # pandas takes its time, and --help needs none of it
+    from .. import retention, stages  # pandas takes its time, and --help needs none of it
 
-    found = retention.prune(config.load(), dry_run=args.dry_run)
+    settings = config.load()
+    found = retention.prune(settings, dry_run=args.dry_run)
+    if not args.dry_run and any(entry.path.parent == settings.runs_dir for entry in found.removed):
+        stages.refresh_index(settings)  # its links lead to the nights that are left
     did = "would remove" if args.dry_run else "removed"
     for entry in found.removed:
         print(f"{did}  {entry.path}  ({entry.reason})")
