@@ -190,7 +190,20 @@ class TimingReport(Document):
     seconds: float = 0.0
 
 
+# ---- screen -------------------------------------------------------------------------------------------------
+
+
+class Screened(Document):
+    """`screen.json`: what the screening launches could not clear, and which GPU confirms what."""
+
+    cells: tuple[str, ...]  # ids of all cells to be confirmed, those of screened families among them; sorted
+    families: tuple[str, ...]  # screened as a whole: backend/family/regime; sorted
+    shards: tuple[tuple[str, ...], ...] = ()  # of `cells`; one a GPU, may be empty
+
+
 # ---- judge --------------------------------------------------------------------------------------------------
+
+Phase = Literal["screen", "confirm"]  # which launches a verdict comes from; samples also have "aa", the A/A arm
 
 
 class Verdict(StrEnum):
@@ -227,6 +240,8 @@ class CellVerdict(Record):
     baseline_us: float | None = None
     candidate_us: float | None = None
     spread: float | None = None  # relative interquartile range of the candidate's samples
+    phase: Phase | None = None  # whose launches gave the effect
+    mde: float | None = None  # smallest effect that tonight would have been caught with 80% power (log-ratio)
 
 
 class FamilyVerdict(Record):
@@ -238,6 +253,8 @@ class FamilyVerdict(Record):
     verdict: Verdict
     effect: Effect | None = None
     cells: int = 0
+    phase: Phase | None = None
+    mde: float | None = None  # as of a cell
 
 
 class Speedup(Record):
@@ -250,6 +267,7 @@ class Speedup(Record):
     candidate: float | None
     counted: int
     missing: int  # sizes left out: one of the two has no time
+    moved: Literal["", "backend slower", "reference faster", "both"] = ""  # why it fell; "" where it did not
 
 
 class BackendVerdict(Record):
@@ -257,6 +275,10 @@ class BackendVerdict(Record):
     verdict: Verdict  # the loudest of its cells and families
     sentence: str
     counts: dict[Verdict, int]
+
+
+State = Literal["new", "worse", "ongoing"]  # against the previous night of the same device and suite
+Label = Literal["code", "environment", "reference"]
 
 
 class Cause(Record):
@@ -271,6 +293,51 @@ class Cause(Record):
     worst_cell: str = ""
     suspects: tuple[str, ...] = ()  # shas
     detail: str = ""
+    state: State = "new"
+    nights: int = 1  # in a row that it was seen, this one included
+    label: Label = "code"  # reference: it is the torch reference that moved
+
+
+class Recovered(Record):
+    """What the previous night accused and this one clears."""
+
+    id: str  # as the cause had
+    backend: str
+    verdict: Verdict  # that the previous night gave
+    families: tuple[str, ...]
+    nights: int  # in a row that it was seen
+    worst: Effect | None = None  # as last seen
+
+
+class Shift(Record):
+    """Cells that are slower than on the night their baseline was recorded, though both builds agree tonight.
+
+    Driver, toolkit, clocks or machine moved: never a commit, never the exit code.
+    """
+
+    id: str
+    backend: str
+    families: tuple[str, ...]
+    cells: tuple[str, ...]
+    value: float  # log(baseline build tonight / on record), the median over the cells
+    worst: float
+    worst_cell: str
+    recorded: str  # run id of the night with the record
+    state: State = "new"
+    nights: int = 1
+    label: Label = "environment"
+    detail: str = ""
+
+
+class ArmResult(Record):
+    """The A/A arm: the baseline bound twice and judged as if it were a candidate, so that every alarm is false."""
+
+    cells: int  # with an effect
+    launches: int
+    screened: int  # of these cells, those that the screening rule would have sent to be confirmed
+    alarms: int  # of these cells, those that the test of a whole night at the night's rate would have accused
+    largest: float  # |mean effect| of the cell that moved most (log-ratio)
+    value: float  # mean effect over the cells; should be 0
 
 
 ExitCode = Annotated[int, Field(ge=0, le=4)]
@@ -289,6 +356,11 @@ class Verdicts(Document):
     causes: tuple[Cause, ...] = ()
     margin: float
     confidence: float = 0.95
+    recovered: tuple[Recovered, ...] = ()
+    shifts: tuple[Shift, ...] = ()
+    previous: str = ""  # run id of the night that states are relative to; "": there was none
+    arm: ArmResult | None = None  # None: the night had no A/A arm
+    mde: dict[str, float] = Field(default_factory=dict)  # median over cells, by backend/regime (log-ratio)
 
 
 # ---- log, alert ---------------------------------------------------------------------------------------------
