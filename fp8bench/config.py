@@ -89,6 +89,7 @@ class MailSettings(Section):
     user: str = ""
     password: SecretStr = SecretStr("")
     security: Literal["none", "starttls", "tls"] = "none"
+    digest: bool = True  # the first night of a week sends what the last one was like: silence alone proves nothing
 
 
 class RetentionSettings(Section):
@@ -109,6 +110,14 @@ class AirflowSettings(Section):
     executor: str = ""  # of the GPU tasks; "": Airflow's own default
     retries: int = Field(default=1, ge=0)
     retry_delay_s: float = Field(default=60, ge=0)
+
+
+class ServiceSettings(Section):
+    """Where `make up` serves, on the loopback interface alone."""
+
+    airflow_port: int = Field(default=8080, ge=1, le=65535)
+    mlflow_port: int = Field(default=5000, ge=1, le=65535)
+    index_port: int = Field(default=8090, ge=1, le=65535)  # the page over all nights
 
 
 def _file() -> Path:
@@ -136,6 +145,7 @@ class Config(BaseSettings):
     mail: MailSettings = MailSettings()
     retention: RetentionSettings = RetentionSettings()
     airflow: AirflowSettings = AirflowSettings()
+    service: ServiceSettings = ServiceSettings()
 
     @classmethod
     def settings_customise_sources(

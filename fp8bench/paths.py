@@ -5,6 +5,7 @@ home/
 ├── repos/             bare clones of the repositories under test
 ├── runs/<run id>/     one directory a night (`fp8bench.rundir`)
 ├── index.html         the page over all nights
+├── causes.json        what was told of each cause, and what people decided (`fp8bench.causes`)
 ├── cache/             compile caches of Inductor and Triton
 ├── mlflow.db, mlflow-artifacts/
 └── airflow/           the embedded Airflow

@@ -146,6 +146,8 @@ class CheckResult(Record):
     largest_code_step: int | None = None
     saturated_share: float | None = None
     scale_error: float | None = None  # largest relative error of a scale
+    # Hash of the machine code and launch shape that the case runs on this device; "" unknown, equal to nothing.
+    identity: str = ""
 
 
 class CheckReport(Document):
@@ -156,9 +158,12 @@ class CheckReport(Document):
 
 # ---- time ---------------------------------------------------------------------------------------------------
 
-# samples/<shard>/<launch>.parquet, one row a timed block:
-#   launch int, cell str, quad int, position int (0-3 in the quad), role str, calls int, seconds float (a call)
-SAMPLE_COLUMNS = ("launch", "cell", "quad", "position", "role", "calls", "seconds")
+# samples/<shard>/<launch>.parquet and samples/confirm-<shard>/<launch>.parquet, one row a timed block:
+#   launch int, cell str, quad int, position int (0-3 in the quad), role str, calls int, seconds float (a call),
+#   phase str ("screen", "confirm", "aa": the A/A arm, whose candidate is the baseline bound a second time), and
+#   dropped bool: the blocks of a quad that disagreed with each other, stored but not read.
+# Launches of one shard are numbered through: those of the confirmation follow those of the screening.
+SAMPLE_COLUMNS = ("launch", "cell", "quad", "position", "role", "calls", "seconds", "phase")
 
 
 class LaunchFailure(Record):
@@ -181,10 +186,13 @@ class DeviceState(Record):
 
 
 class TimingReport(Document):
-    """`time-<shard>.json`: what was launched; the samples lie in `samples/`."""
+    """`time-<shard>.json`, `confirm-<shard>.json`: what was launched; the samples lie in `samples/`."""
 
     shard: int
     launches: int
+    phase: Literal["screen", "confirm"] = "screen"
+    quads: int = 0  # that were timed; 0 where nobody counted
+    dropped: int = 0  # of these, whose blocks disagreed with each other
     failures: tuple[LaunchFailure, ...] = ()
     states: tuple[DeviceState, ...] = ()
     seconds: float = 0.0
@@ -384,6 +392,24 @@ class Message(Document):
     html: str
     attachments: tuple[str, ...] = ()  # files of the run directory
     cause: str = ""
+    picture: str = ""  # file of the run directory that the HTML shows as cid:picture; "" where it shows none
+    message_id: str = ""  # <...>; "" leaves it to the channel
+    references: tuple[str, ...] = ()  # ids of the thread's earlier mails, first to last
+
+
+class PlannedMail(Record):
+    kind: Literal["new", "worse", "recovered", "invalid", "digest"]
+    cause: str = ""  # id; "" of mails that are about none
+    previous: str = ""  # message id of the last mail about the cause
+    before: float | None = None  # its effect (log-ratio)
+    since: str = ""  # run id of the night that saw the cause first
+
+
+class Alerts(Document):
+    """`alerts.json`: which mails the night sends, decided once, and why others are not sent."""
+
+    mails: tuple[PlannedMail, ...] = ()
+    quiet: dict[str, str] = Field(default_factory=dict)  # cause id -> why nothing is sent
 
 
 D = TypeVar("D", bound=Document)

@@ -27,20 +27,25 @@ class RunDir:
         self.build = path / "build.json"
         self.check = path / "check.json"
         self.samples = path / "samples"
+        self.screen = path / "screen.json"
         self.verdicts = path / "verdicts.json"
         self.mlflow = path / "mlflow.json"
         self.report = path / "report.html"
         self.summary = path / "summary.md"
         self.junit = path / "junit.xml"
         self.attached = path / ".report-attached"
+        self.alerts = path / "alerts.json"
         self.outbox = path / "outbox"
         self.logs = path / "logs"
 
     def time(self, shard: int) -> Path:
         return self.path / f"time-{shard}.json"
 
-    def samples_of(self, shard: int) -> Path:
-        return self.samples / str(shard)
+    def confirm(self, shard: int) -> Path:
+        return self.path / f"confirm-{shard}.json"
+
+    def samples_of(self, shard: int, phase: str = "screen") -> Path:
+        return self.samples / (str(shard) if phase == "screen" else f"{phase}-{shard}")
 
     def create(self) -> None:
         """Make the directory; refuse one that holds something else, or that cannot be written."""
@@ -66,9 +71,15 @@ class RunDir:
     def checked(self) -> records.CheckReport:
         return records.read(records.CheckReport, self.check)
 
+    def screened(self) -> records.Screened:
+        return records.read(records.Screened, self.screen)
+
     def timed(self) -> list[records.TimingReport]:
-        """One report a shard, in order."""
-        return [records.read(records.TimingReport, self.time(shard)) for shard in range(len(self.prepared().shards))]
+        """One report a shard, in order; behind them those of the confirmation, once there is something to confirm."""
+        files = [self.time(shard) for shard in range(len(self.prepared().shards))]
+        if self.screen.is_file():
+            files += [self.confirm(shard) for shard in range(len(self.screened().shards))]
+        return [records.read(records.TimingReport, path) for path in files]
 
     def judged(self) -> records.Verdicts:
         return records.read(records.Verdicts, self.verdicts)
@@ -78,7 +89,7 @@ class RunDir:
         return records.read(records.Logged, self.mlflow) if self.mlflow.is_file() else None
 
     def raw_samples(self) -> pd.DataFrame:
-        """Every timed block of the night, in the columns of `records.SAMPLE_COLUMNS`."""
+        """The timed blocks of the night, in the columns of `records.SAMPLE_COLUMNS`; not those that were dropped."""
         files = sorted(self.samples.glob("*/*.parquet"))
         frames = [_read_samples(path) for path in files]
         if not frames:
@@ -90,11 +101,20 @@ class RunDir:
         if stage == "time":
             shards = range(len(self.prepared().shards)) if shard is None else [shard]
             return all(self.time(index).is_file() for index in shards)
-        files = {"prepare": self.prepare, "build": self.build, "check": self.check, "judge": self.verdicts}
-        files |= {"log": self.mlflow}
+        if stage == "confirm":
+            return self._is_confirmed(shard)
+        files = {"prepare": self.prepare, "build": self.build, "check": self.check, "screen": self.screen}
+        files |= {"judge": self.verdicts, "log": self.mlflow}
         if stage == "render":
             return self._report_is_fresh()
         return stage in files and files[stage].is_file()
+
+    def _is_confirmed(self, shard: int | None) -> bool:
+        if shard is not None:
+            return self.confirm(shard).is_file()
+        if not self.screen.is_file():
+            return self.verdicts.is_file()  # a night from before there was a confirmation
+        return all(self.confirm(index).is_file() for index in range(len(self.screened().shards)))
 
     def _report_is_fresh(self) -> bool:
         """A report from before the night reached MLflow lacks the links. Its other forms are written before it."""
@@ -133,7 +153,11 @@ def _write_pid(descriptor: int) -> None:
 
 
 def _read_samples(path: Path) -> pd.DataFrame:
+    """Samples of one launch; those of before there were phases come from a screening."""
     try:
-        return pd.read_parquet(path)
+        samples = pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise RunDirError(f"{path} is damaged ({error}): delete it and run the time stage again.") from None
+    if "phase" not in samples:
+        return samples.assign(phase="screen")
+    return samples[~samples["dropped"]] if "dropped" in samples else samples
