@@ -338,6 +338,7 @@ def _samples(plan: Plan, random: np.random.Generator) -> pd.DataFrame:
             "role": np.where(is_candidate.ravel() == 1, CANDIDATE, BASELINE),
             "calls": 40,
             "seconds": np.exp(log_seconds).ravel(),
+            "phase": "screen",
         }
     )
 
