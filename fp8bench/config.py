@@ -55,23 +55,41 @@ class TimingSettings(Section):
 class VerdictSettings(Section):
     """Thresholds of the verdicts, each with its reason. Effects are log-ratios: 0.01 is 1% slower."""
 
-    # Smallest effect worth an alert. Resampled H200 launches gave no false alarm in 1,000 nights at 0.3%, 16 at 0.2%.
-    margin_cuda: float = Field(default=0.003, ge=0)
+    # Smallest effect worth an alert. Nights resampled from H200 launches, with `margin_spread`: docs/measurement.md.
+    margin_cuda: float = Field(default=0.002, ge=0)
     # A busy 2-core machine moves single cells by 2-3% between launches.
     margin_cpu: float = Field(default=0.03, ge=0)
-    # False discovery rate over the cells (and over the families) of a night.
+    # A cell whose launches sway must move by this many of their standard deviations: where its code and buffers
+    # happen to lie makes a difference that lasts for a night (0.2% at a deviation of 0.3% was seen between relinked
+    # builds of the same kernels), and no number of launches averages that out.
+    margin_spread: float = Field(default=1.5, ge=0)
+    # Of the one-sided test that decides what is confirmed, per cell: lower spares launches, and misses more.
+    screen_alpha: float = Field(default=0.10, gt=0, lt=0.5)
+    # False discovery rate over the cells (and over the families) that were screened that night.
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    # Of the smallest effect that a night promises to catch.
+    power: float = Field(default=0.80, gt=0.5, lt=1)
     # Of the intervals that are shown, and that must lie below the margin for an OK.
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     # Fewer launches give no interval worth the name.
     min_launches: int = Field(default=3, ge=3)
     # Pairing cancels short throttling; a night that throttles in more launches than this measured another machine.
     max_throttled_share: float = Field(default=0.25, ge=0, le=1)
+    # Blocks are dropped for what happened to the machine while they ran; more than this, and it held still too little.
+    max_dropped_share: float = Field(default=0.25, ge=0, le=1)
     # When less of what should have been timed was, silence would mean nothing.
     min_timed_share: float = Field(default=0.5, ge=0, le=1)
+    # How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by
+    # 4.5% between machines of one model and by 3.6% between processes, so less is nobody's news.
+    shift_cuda: float = Field(default=0.06, ge=0)
+    # A CPU's clock and neighbours change from day to day.
+    shift_cpu: float = Field(default=0.25, ge=0)
 
     def margin(self, device: str) -> float:
         return self.margin_cuda if device == "cuda" else self.margin_cpu
+
+    def shift(self, device: str) -> float:
+        return self.shift_cuda if device == "cuda" else self.shift_cpu
 
 
 class MlflowSettings(Section):
