@@ -52,22 +52,94 @@ def launch_effects(samples: pd.DataFrame) -> pd.DataFrame:
     return effects.sort_index(axis=0).sort_index(axis=1)
 
 
-def estimate(effects: Iterable[float], margin: float, confidence: float = 0.95) -> Estimate | None:
-    """Mean effect of launches with its Student t interval; None below two launches. NaN are left out.
+def estimates(
+    table: pd.DataFrame,
+    margin: float,
+    confidence: float = 0.95,
+    groups: Sequence[str] | None = None,
+    spread: float = 0.0,
+) -> pd.DataFrame:
+    """Mean effect with Student t interval and p values of every cell, or of every group of cells.
 
-    margin: log-ratio >= 0 that an effect must exceed to count as a change.
+    table: effects, launches in rows and cells in columns, NaN where a launch did not time a cell.
+    margin: log-ratio >= 0 that an effect must exceed to count as a change; a row whose launches sway has a margin of
+    at least `spread` of their standard deviations.
+    groups: name of each column's group; None: every column is its own.
+    Returns rows by name with columns value (mean over the group's cells of their means over launches), lower, upper,
+    margin, p_slower and p_faster (one-sided, against the margin on either side), launches, deviation (of a launch).
+    Cells of fewer than two launches are left out.
+
+    Cells may have been timed in different launches. A group's error is therefore taken from what each launch
+    contributes to the mean, which keeps whatever cells of a launch have in common; where every launch timed every
+    cell this is the ordinary standard error of the launches' means. Degrees of freedom follow the launches' weights.
     """
-    values = np.asarray([value for value in effects if not np.isnan(value)], dtype=float)
-    count = len(values)
-    if count < 2:
-        return None
-    mean = float(values.mean())
+    values = table.to_numpy(dtype=float)
+    present = ~np.isnan(values)
+    kept = present.sum(axis=0) >= 2
+    values, present = values[:, kept], present[:, kept]
+    names, members = _membership(np.asarray(table.columns, dtype=object)[kept], groups, kept)
+    counts = present.sum(axis=0)
+    means = np.where(present, values, 0.0).sum(axis=0) / counts
+    residuals = np.where(present, values - means, 0.0) / counts
+    cells = np.bincount(members, minlength=len(names))
+    value = np.bincount(members, means, len(names)) / cells
+    parts = _by_group(residuals, members, len(names)) / cells
+    weights = _by_group(present / counts, members, len(names)) / cells
+    launches = 1 / (weights**2).sum(axis=0)  # as many as there would be if all weighed the same
+    variance = (parts**2).sum(axis=0) * launches / (launches - 1)
     # Launches that agree to the last digit (a coarse clock) would give a zero-width interval and a division by zero.
-    error = max(float(values.std(ddof=1)) / count**0.5, 1e-9)
-    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
-    slower = float(stdtr(count - 1, (margin - mean) / error))
-    faster = float(stdtr(count - 1, (mean + margin) / error))
-    return Estimate(mean, mean - half, mean + half, slower, faster, count)
+    error = np.maximum(np.sqrt(variance), 1e-9)
+    deviation = error * np.sqrt(launches)
+    margins = np.maximum(margin, spread * deviation)
+    half = stdtrit(launches - 1, (1 + confidence) / 2) * error
+    columns = {
+        "value": value,
+        "lower": value - half,
+        "upper": value + half,
+        "margin": margins,
+        "p_slower": stdtr(launches - 1, (margins - value) / error),
+        "p_faster": stdtr(launches - 1, (value + margins) / error),
+        "launches": np.rint(launches).astype(int),
+        "deviation": deviation,
+    }
+    return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def _membership(
+    columns: NDArray[np.object_], groups: Sequence[str] | None, kept: NDArray[np.bool_]
+) -> tuple[list[str], NDArray[np.intp]]:
+    """Names of the groups, and the number of its group for each column."""
+    if groups is None:
+        return list(columns), np.arange(len(columns))
+    mine = [group for group, is_kept in zip(groups, kept, strict=True) if is_kept]
+    names = sorted(set(mine))
+    number = {name: index for index, name in enumerate(names)}
+    return names, np.array([number[group] for group in mine], dtype=np.intp)
+
+
+def _by_group(table: Floats, members: NDArray[np.intp], count: int) -> Floats:
+    """Sums over the columns of each group: launches x groups."""
+    sums = np.zeros((count, len(table)))
+    np.add.at(sums, members, table.T)
+    return sums.T
+
+
+def estimate(effects: Iterable[float], margin: float, confidence: float = 0.95) -> Estimate | None:
+    """`estimates` of a single cell; None below two launches. NaN are left out."""
+    found = estimates(pd.DataFrame({"cell": np.fromiter(effects, dtype=float)}), margin, confidence)
+    return as_estimate(found.iloc[0]) if len(found) else None
+
+
+def as_estimate(row: pd.Series[float]) -> Estimate:
+    """One row of `estimates`."""
+    return Estimate(
+        value=float(row["value"]),
+        lower=float(row["lower"]),
+        upper=float(row["upper"]),
+        p_slower=float(row["p_slower"]),
+        p_faster=float(row["p_faster"]),
+        launches=int(row["launches"]),
+    )
 
 
 def mean_of_cells(effects: pd.DataFrame) -> Floats:

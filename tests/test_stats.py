@@ -117,3 +117,36 @@ def test_times_are_medians_of_launches() -> None:
     assert times["candidate"] == pytest.approx(1e-6 * np.exp(0.1))
     assert stats.relative_spread(samples, "baseline")["a"] == pytest.approx(0.0)
     assert stats.relative_spread(blocks({"a": [0.0] * 9}, noise=0.01), "candidate")["a"] == pytest.approx(0.0135, 0.2)
+
+
+def test_a_group_of_whole_launches_is_estimated_from_their_means() -> None:
+    table = pd.DataFrame(np.random.default_rng(3).normal(0.01, 0.01, (6, 4)), columns=list("abcd"))
+    found = stats.estimates(table, 0.003, groups=["x", "y", "x", "y"])
+    for name, columns in (("x", ["a", "c"]), ("y", ["b", "d"])):
+        alone = stats.estimate(table[columns].mean(axis=1), 0.003)
+        assert alone is not None
+        assert found.loc[name, "value"] == pytest.approx(alone.value)
+        assert found.loc[name, "upper"] == pytest.approx(alone.upper)
+        assert found.loc[name, "p_slower"] == pytest.approx(alone.p_slower)
+        assert found.loc[name, "launches"] == 6
+
+
+def test_intervals_of_groups_cover_when_cells_stop_early_and_launches_sway() -> None:
+    """Cells of a launch share half of its sway; some were timed in three launches only."""
+    generator = np.random.default_rng(11)
+    covered = []
+    for _ in range(600):
+        own, common = generator.normal(0, 0.001, (6, 8)), generator.normal(0, 0.0007, (6, 1))
+        table = pd.DataFrame(own + common, columns=list("abcdefgh"))
+        table.loc[3:, ["a", "b", "c"]] = np.nan
+        row = stats.estimates(table, 0.0, groups=["x"] * 8).iloc[0]
+        covered.append(row["lower"] <= 0 <= row["upper"])
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_a_cell_that_sways_has_a_wider_margin() -> None:
+    table = pd.DataFrame({"still": [0.0100, 0.0101, 0.0099], "sways": [0.00, 0.01, 0.02]})
+    found = stats.estimates(table, 0.003, spread=1.5)
+    assert found["margin"].to_dict() == pytest.approx({"still": 0.003, "sways": 0.015})
+    assert found.loc["still", "p_slower"] < 0.001
+    assert found.loc["sways", "p_slower"] > 0.5
