@@ -13,12 +13,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= auto
 
-.PHONY: help setup nightly ui test lint lock clean
+.PHONY: help setup nightly up down status units ui test lint lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup     environment in .venv, from requirements.lock"
 	@echo "make nightly   a whole night through an embedded Airflow; CANDIDATE= BASELINE= SUITE= REPO= choose"
+	@echo "make up        every night from now on, on its schedule; make status, make down"
+	@echo "make units     systemd units of this user, so that it is up after a reboot too"
 	@echo "make ui        Airflow and MLflow in the browser, until Ctrl-C"
 	@echo "make test      lint, types, layering contracts, all tests"
 	@echo "make lint      the first three of these"
@@ -33,6 +35,12 @@ $(READY): requirements.lock pyproject.toml ci/setup ci/pip-settings.sh
 
 nightly: $(READY)
 	@$(BIN)/python ci/nightly.py
+
+up down status: $(READY)
+	@$(BIN)/python ci/service.py $@
+
+units: $(READY)
+	@PYTHON="$(CURDIR)/$(BIN)/python" ci/units
 
 ui: $(READY)
 	@$(BIN)/python ci/nightly.py --ui

@@ -1,18 +1,22 @@
 """An Airflow of one's own: SQLite, LocalExecutor, loopback only, gone when its user is gone.
 
-Design. One `EmbeddedAirflow` owns a home directory (a lock says so), the four components as child processes, and
-a small REST client. Its user is a context manager: what was started is stopped on every way out.
+Design. `AirflowApi` is a small REST client. One `EmbeddedAirflow` is a client too, and owns a home directory (a lock
+says so) and the four components as child processes. It is a context manager: what was started is stopped on every way
+out.
 
 * Every task that the scheduler starts is a process group of its own, and would outlive the scheduler. So this process
   declares itself the reaper of its orphans, and ends its whole family, not a list of process ids.
 * A parent that is killed outright cannot tidy up: the components ask the kernel for SIGTERM when it dies.
-* The database is migrated only when it was last migrated by another version of Airflow.
+* The database is migrated only when it was last migrated by another version of Airflow, and copied before that.
+* Keys of sessions and tokens stay the same from start to start: a browser stays logged in, a task keeps its token.
+* `mend` starts a component that died again; the tasks of a scheduler that died are ended first, as nobody follows them.
 * Everything goes through the REST API: its answers are the ones that a remote Airflow would give too.
 * Nothing here needs console scripts on PATH: components are `python -m airflow ...`.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import fcntl
@@ -20,6 +24,7 @@ import importlib.metadata
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +48,7 @@ COMPONENTS = {
     "triggerer": ("--skip-serve-logs",),
 }
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+DEATHS, DEATHS_SECONDS = 5, 600.0  # a component that dies more often in that time is not started again
 START_SECONDS = 240  # generous: a busy machine takes long to import Airflow four times
 STOP_SECONDS = 8
 BUSY_SECONDS = 60
@@ -76,6 +82,27 @@ def free_port(wanted: int) -> int:
     raise AirflowError("no port is free on 127.0.0.1: end other servers and try again.")
 
 
+def exact_port(wanted: int, what: str, setting: str) -> int:
+    """`wanted` on the loopback interface; AirflowError when it is taken, naming the `setting` that chooses another."""
+    if free_port(wanted) != wanted:
+        raise AirflowError(
+            f"port {wanted} for {what} is taken by another program: end that, or choose another port in {setting}."
+        )
+    return wanted
+
+
+def keys(home: Path) -> dict[str, str]:
+    """Secrets of the API server in `home`, made at the first start; readable by this user alone."""
+    path = home / "keys.json"
+    if not path.exists():
+        made = {"API__SECRET_KEY": secrets.token_hex(16), "API_AUTH__JWT_SECRET": secrets.token_hex(32)}
+        made["CORE__FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(made, file)
+    found: dict[str, str] = json.loads(path.read_text())
+    return found
+
+
 def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str, str]:
     """The environment of every component and task; settings of the caller's own Airflow are left out."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW__")}
@@ -92,11 +119,11 @@ def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str
         "API__HOST": "127.0.0.1",
         "API__PORT": str(port),
         "API__BASE_URL": f"http://127.0.0.1:{port}",
-        "API__SECRET_KEY": secrets.token_hex(16),
-        "API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        **keys(home),
         "DAG_PROCESSOR__REFRESH_INTERVAL": "60",
         "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",  # a task whose machine went down is tried again after that
     }
     ours |= {f"AIRFLOW__{key}": value for key, value in settings.items()}
     ours["AIRFLOW_HOME"] = str(home)
@@ -108,37 +135,84 @@ def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str
     return ours
 
 
-class EmbeddedAirflow:
+class AirflowApi:
+    """The REST API of an Airflow on this machine; `url` and `logs` say where it is and where its tasks' logs lie."""
+
+    def __init__(self, url: str, logs: Path) -> None:
+        self.url, self.logs = url, logs
+        self._token = ""
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def check_alive(self) -> None:
+        """AirflowError when it is known to be gone; somebody else looks after an Airflow that is only talked to."""
+
+    def get(self, path: str, **query: Any) -> Any:
+        """GET /api/v2/PATH; ApiError for an answer that is not a success."""
+        suffix = "?" + urllib.parse.urlencode(query, doseq=True) if query else ""
+        return self._insist("GET", f"/api/v2/{path}{suffix}", None)
+
+    def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        """POST or PATCH `body` as JSON to /api/v2/PATH."""
+        return self._insist(method, f"/api/v2/{path}", body)
+
+    def _insist(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        """A request, repeated while the server is too busy: SQLite has one writer, and says so by an error 500."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._request(method, path, body)
+            except (ApiError, OSError) as error:
+                self.check_alive()
+                if isinstance(error, ApiError) and error.status < 500:
+                    raise
+                if time.monotonic() > deadline:
+                    raise AirflowError(f"{method} {path} failed for {BUSY_SECONDS} s: {error}") from None
+                time.sleep(0.5)
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if not path.endswith(("/auth/token", "/monitor/health")):
+            self._token = self._token or self._request("GET", "/auth/token", None)["access_token"]
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (our own URL)
+        try:
+            with self._open(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise ApiError(error.code, _detail(error.read())) from None
+
+
+class EmbeddedAirflow(AirflowApi):
     """Context manager around the components; `url` answers while it is entered.
 
     home: AIRFLOW_HOME, made if needed. dags: the DAG folder; its parent goes to the front of PYTHONPATH.
-    parallelism: tasks at a time. AirflowError says why it did not start, or that another one runs in `home`.
+    parallelism: tasks at a time. port: of the API server; when it is taken another one is used, or AirflowError is
+    raised where `exact`. AirflowError also says why it did not start, or that another one runs in `home`.
     """
 
-    def __init__(self, home: Path, dags: Path, *, parallelism: int = 2, port: int = 8080) -> None:
+    def __init__(self, home: Path, dags: Path, *, parallelism: int = 2, port: int = 8080, exact: bool = False) -> None:
         self.home, self.dags = home.resolve(), dags.resolve()
-        self.logs = self.home / "logs"
-        self._parallelism, self._port = parallelism, port
+        super().__init__("", self.home / "logs")
+        self._parallelism, self._port, self._exact = parallelism, port, exact
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._deaths: list[float] = []
+        self._started: set[int] = set()  # everything that `start` ever started
         self._lock: IO[str] | None = None
-        self._token = ""
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-        self.url = ""
         self._environment: dict[str, str] = {}
 
     def __enter__(self) -> EmbeddedAirflow:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self._end(self._leftovers())
-        port = free_port(self._port)
-        self.url = f"http://127.0.0.1:{port}"
-        self._environment = environment(self.home, self.dags, port, self._parallelism)
+        self._port = self._choose_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._environment = environment(self.home, self.dags, self._port, self._parallelism)
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             self._migrate()
-            for name, options in COMPONENTS.items():
-                port_option = ("--port", str(port)) if name == "api-server" else ()
-                self._processes[name] = self.start(name, "-m", "airflow", name, *options, *port_option)
+            for name in COMPONENTS:
+                self._start_component(name)
             self._record_sessions()
             self._wait_healthy()
         except BaseException:
@@ -153,10 +227,52 @@ class EmbeddedAirflow:
 
     # ---- processes ---------------------------------------------------------------------------------------
 
+    def _choose_port(self) -> int:
+        try:
+            return exact_port(self._port, "Airflow", "service.airflow_port") if self._exact else free_port(self._port)
+        except AirflowError:
+            self._stop()
+            raise
+
+    def _start_component(self, name: str) -> None:
+        port = ("--port", str(self._port)) if name == "api-server" else ()
+        self._processes[name] = self.start(name, "-m", "airflow", name, *COMPONENTS[name], *port)
+
+    def mend(self) -> list[str]:
+        """Start components that died again; their names. AirflowError when they die too often."""
+        self._reap()
+        dead = [name for name, process in self._processes.items() if process.poll() is not None]
+        now = time.monotonic()
+        self._deaths = [when for when in self._deaths if now - when < DEATHS_SECONDS] + [now] * len(dead)
+        if len(self._deaths) > DEATHS:
+            self.check_alive()
+        for name in dead:
+            if name == "scheduler":
+                self._end(self._orphans())
+            self._start_component(name)
+        if dead:
+            self._record_sessions()
+        return dead
+
+    def _reap(self) -> None:
+        """Let go of dead orphans: as their reaper, this process is the only one that can."""
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+                if child.pid not in self._started and child.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(child.pid, os.WNOHANG)
+
+    def _orphans(self) -> list[psutil.Process]:
+        """Processes that fell to this one when the component that had started them died."""
+        direct = [child for child in psutil.Process().children() if child.pid not in self._started]
+        return [process for child in direct for process in (child, *_descendants(child))]
+
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `python ARGUMENTS` in this Airflow's environment; its output goes to logs/NAME.log."""
-        with (self.logs / f"{name}.log").open("wb") as output:
-            return subprocess.Popen(
+        file = self.logs / f"{name}.log"
+        if file.exists():
+            file.replace(file.with_suffix(".log.1"))  # of the last start
+        with file.open("wb") as output:
+            process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=self.dags.parent,
                 env=self._environment,
@@ -166,6 +282,8 @@ class EmbeddedAirflow:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 (one system call, and this process has one thread)
             )
+        self._started.add(process.pid)
+        return process
 
     def check_alive(self) -> None:
         """AirflowError names a component that ended, with its last words."""
@@ -202,6 +320,8 @@ class EmbeddedAirflow:
         stamp = self.home / "migrated"
         if (self.home / "airflow.db").exists() and stamp.exists() and stamp.read_text() == version:
             return
+        if (self.home / "airflow.db").exists():
+            shutil.copy2(self.home / "airflow.db", self.home / f"airflow.db.before-{version}")
         if self.start("migrate", "-m", "airflow", "db", "migrate").wait() != 0:
             raise AirflowError(f"Airflow's database could not be migrated: {self._last_words('migrate')}")
         stamp.write_text(version)
@@ -259,43 +379,12 @@ class EmbeddedAirflow:
         if self._lock is not None:
             self._lock.close()
 
-    # ---- REST --------------------------------------------------------------------------------------------
 
-    def get(self, path: str, **query: Any) -> Any:
-        """GET /api/v2/PATH; ApiError for an answer that is not a success."""
-        suffix = "?" + urllib.parse.urlencode(query, doseq=True) if query else ""
-        return self._insist("GET", f"/api/v2/{path}{suffix}", None)
-
-    def send(self, method: str, path: str, body: dict[str, Any]) -> Any:
-        """POST or PATCH `body` as JSON to /api/v2/PATH."""
-        return self._insist(method, f"/api/v2/{path}", body)
-
-    def _insist(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        """A request, repeated while the server is too busy: SQLite has one writer, and says so by an error 500."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                return self._request(method, path, body)
-            except (ApiError, OSError) as error:
-                self.check_alive()
-                if isinstance(error, ApiError) and error.status < 500:
-                    raise
-                if time.monotonic() > deadline:
-                    raise AirflowError(f"{method} {path} failed for {BUSY_SECONDS} s: {error}") from None
-                time.sleep(0.5)
-
-    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if not path.endswith(("/auth/token", "/monitor/health")):
-            self._token = self._token or self._request("GET", "/auth/token", None)["access_token"]
-            headers["Authorization"] = f"Bearer {self._token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 (our own URL)
-        try:
-            with self._open(request, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise ApiError(error.code, _detail(error.read())) from None
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _began(pid: int) -> float:

@@ -6,16 +6,15 @@ they go, prints the verdict and where everything lies, stops what it started, an
   0 fine   1 a regression   2 wrong results, a crash, or kernels that do not build   3 an invalid night
   4 usage or infrastructure   130 interrupted
 
+Where the service of this home is up (service.py), the night is given to that, and only followed here.
 `--ui` triggers nothing and keeps Airflow's and MLflow's user interfaces up until Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,16 +29,16 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))  # works from a bare checkout too
 
-from embedded_airflow import AirflowError, ApiError, EmbeddedAirflow, free_port  # noqa: E402
+from embedded_airflow import AirflowApi, AirflowError, ApiError, EmbeddedAirflow, free_port  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.live import Live  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
+from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_command, mlflow_version  # noqa: E402
 
 from fp8bench import config, records  # noqa: E402
 from fp8bench.errors import Fp8BenchError  # noqa: E402
 
-DAG = "fp8bench_nightly"
 TASKS = ("prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate")
 PARAMS = ("repo", "candidate", "baseline", "suite")
 STAGE_LOGGER = "airflow.task.fp8bench"
@@ -85,7 +84,7 @@ def _seconds(start: str | None, end: str | None) -> float | None:
 class Night:
     """One DAG run of the embedded Airflow."""
 
-    airflow: EmbeddedAirflow
+    airflow: AirflowApi
     run_id: str
 
     @property
@@ -182,16 +181,6 @@ def _time(task: TaskState) -> str:
 # ---- the night ------------------------------------------------------------------------------------------------
 
 
-def gpus() -> int:
-    """GPUs that tasks may use, without importing torch."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([entry for entry in visible.split(",") if entry.strip()])
-    if not (tool := shutil.which("nvidia-smi")):
-        return 0
-    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-
-
 def settle(settings: config.Config) -> None:
     """Environment that the tasks inherit: an absolute home, no schedule, short pauses before a retry, links."""
     os.environ["FP8BENCH_HOME"] = str(settings.home.resolve())
@@ -201,17 +190,7 @@ def settle(settings: config.Config) -> None:
         os.environ["FP8BENCH_MLFLOW__UI_URL"] = f"http://127.0.0.1:{MLFLOW_PORT}"  # where --ui serves it
 
 
-def make_pool(airflow: EmbeddedAirflow, name: str, slots: int) -> None:
-    pool = {"name": name, "slots": slots, "description": "one slot a GPU", "include_deferred": False}
-    try:
-        airflow.send("POST", "pools", pool)
-    except ApiError as error:
-        if error.status != 409:  # it is there already
-            raise
-        airflow.send("PATCH", f"pools/{name}", pool)
-
-
-def end_stale_runs(airflow: EmbeddedAirflow) -> None:
+def end_stale_runs(airflow: AirflowApi) -> None:
     """A run that was cut off would be taken up again and hold up the new one: it is closed as failed."""
     try:
         runs = airflow.get(f"dags/{DAG}/dagRuns", state=["running", "queued"])["dag_runs"]
@@ -223,7 +202,7 @@ def end_stale_runs(airflow: EmbeddedAirflow) -> None:
         airflow.send("PATCH", f"dags/{DAG}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
 
-def trigger(airflow: EmbeddedAirflow, params: dict[str, str]) -> Night:
+def trigger(airflow: AirflowApi, params: dict[str, str]) -> Night:
     """Trigger the DAG, as soon as this start of Airflow has parsed it; AirflowError when it never does."""
     night = Night(airflow, datetime.now(UTC).strftime("night-%Y%m%d-%H%M%S"))
     deadline = time.monotonic() + TRIGGER_SECONDS
@@ -249,7 +228,7 @@ def trigger(airflow: EmbeddedAirflow, params: dict[str, str]) -> Night:
     raise AirflowError(f"the DAG {DAG} could not be triggered in {TRIGGER_SECONDS} s: {trouble}. See {airflow.logs}.")
 
 
-def _refuse_broken_dag(airflow: EmbeddedAirflow) -> None:
+def _refuse_broken_dag(airflow: AirflowApi) -> None:
     errors = airflow.get("importErrors")["import_errors"]
     if errors:
         raise AirflowError(f"{errors[0]['filename']} cannot be imported: {errors[0]['stack_trace'].splitlines()[-1]}")
@@ -304,13 +283,26 @@ def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
     yield "Exit code", str(code)
 
 
-def run_night(settings: config.Config, params: dict[str, str], console: Console) -> int:
+@contextmanager
+def airflow_for(settings: config.Config, console: Console) -> Iterator[AirflowApi]:
+    """The Airflow of the service where that is up, else one for this night alone."""
+    if service := Service.running(settings.home):
+        console.print(
+            f"The service is up at {service.airflow}: the night is given to it.", style="dim", highlight=False
+        )
+        yield service.api()
+        return
     slots = max(1, gpus() if settings.device != "cpu" else 1)
-    began = time.monotonic()
     console.print("Starting Airflow ...", style="dim")
     with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags", parallelism=slots + 1) as airflow:
         make_pool(airflow, settings.airflow.pool, slots)
         end_stale_runs(airflow)
+        yield airflow
+
+
+def run_night(settings: config.Config, params: dict[str, str], console: Console) -> int:
+    began = time.monotonic()
+    with airflow_for(settings, console) as airflow:
         night = trigger(airflow, params)
         console.print(f"Airflow is up at {airflow.url}; {night.run_id} runs.", style="dim", highlight=False)
         failed = follow(night, console)
@@ -325,12 +317,15 @@ def run_night(settings: config.Config, params: dict[str, str], console: Console)
 
 def serve(settings: config.Config, console: Console) -> int:
     """Keep the user interfaces up until somebody ends this process."""
+    if service := Service.running(settings.home):
+        console.print(f"The service is up.\nAirflow   {service.airflow}\nMLflow    {service.mlflow}", highlight=False)
+        return 0
+    migrate_mlflow(settings)
     with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags") as airflow:
         console.print(f"Airflow   {airflow.url}", highlight=False)
-        if _has_mlflow_server():
+        if mlflow_version():
             port = free_port(MLFLOW_PORT)
-            where = ("--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1", "--port", str(port))
-            airflow.start("mlflow", "-m", "mlflow", "server", *where, "--workers", "1")
+            airflow.start("mlflow", *mlflow_command(settings, port))
             console.print(f"MLflow    http://127.0.0.1:{port} (in 10 seconds or so)", highlight=False)
             if port != MLFLOW_PORT:
                 console.print(f"          Port {MLFLOW_PORT} is taken: links in reports lead there.", style="yellow")
@@ -338,15 +333,6 @@ def serve(settings: config.Config, console: Console) -> int:
         while True:
             airflow.check_alive()
             time.sleep(1)
-
-
-def _has_mlflow_server() -> bool:
-    """The server is in the package mlflow; mlflow-skinny, which is enough for a night, lacks it."""
-    try:
-        importlib.metadata.version("mlflow")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 @contextmanager
@@ -384,7 +370,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"nightly: {error}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
-        print("nightly: interrupted; everything is stopped, and what was measured is kept.", file=sys.stderr)
+        given = Service.running(config.load().home)
+        rest = (
+            f"the night goes on at {given.airflow}" if given else "everything is stopped, and what was measured is kept"
+        )
+        print(f"nightly: interrupted; {rest}.", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
