@@ -136,13 +136,9 @@ def _send_by_connection(run_dir: Path) -> int:
     for path in alerts.pending(run_dir):
         message = records.read(records.Message, path)
         with SmtpHook(SMTP_CONNECTION) as hook:
-            hook.send_email_smtp(
-                to=list(message.to),
-                subject=message.subject,
-                html_content=message.html,
-                from_email=None if hook.from_email else CONFIG.mail.sender,
-                files=[str(run_dir / name) for name in message.attachments],
-            )
+            # The hook's own sending knows neither plain text beside HTML nor pictures in it nor threads.
+            client = hook.get_conn()._smtp_client
+            client.send_message(alerts.smtp.compose(message, run_dir, hook.from_email or CONFIG.mail.sender))
         alerts.mark_sent(path)
         sent += 1
     return sent

@@ -220,8 +220,8 @@ def _is_in(name: str, entry: Standing) -> bool:
 def seen(ledger: Ledger, cause: Cause, device: str, run_id: str, created: datetime, margin: float, news: str) -> Ledger:
     """The ledger after night `run_id` saw `cause`, and told it where `news` is not ""."""
     known = ledger.find(cause.id, device)
-    if known and known.seen > created:
-        return ledger  # an older night run again teaches nothing
+    if known and (known.seen > created or (known.last == run_id and not known.is_open)):
+        return ledger  # an older night that is run again teaches nothing
     effect = cause.worst.value if cause.worst else None
     told = known.told if known and known.is_open else None
     if news:
@@ -275,7 +275,8 @@ def choose(ledger: Ledger, wanted: str, device: str = "") -> Standing:
     if len({entry.id for entry in found}) == 1:
         devices = ", ".join(entry.device for entry in found)
         raise UsageError(f"cause {wanted} is known on {devices}: say which with --device-name.")
-    raise UsageError(f"{wanted!r} begins several ids ({', '.join(entry.id for entry in found)}): give more of it.")
+    several = ", ".join(dict.fromkeys(entry.id for entry in found))
+    raise UsageError(f"{wanted!r} begins several ids ({several}): give more of it.")
 
 
 def decide(

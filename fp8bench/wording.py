@@ -110,6 +110,11 @@ def touched(commit: Commit, limit: int = 4) -> str:
     return ", ".join(one_line(file, 80) for file in commit.files[:limit]) + more
 
 
+def decision(kind: str, who: str, why: str, until: str = "") -> str:
+    """`silenced up to +5.2% by jo: known since the driver moved`"""
+    return " ".join(part for part in (kind, until, f"by {who}: {why}") if part)
+
+
 def verdict_counts(counts: dict[Verdict, int]) -> str:
     """`3 regressed, 290 OK`, loudest first."""
     return ", ".join(f"{counts[verdict]} {WORDS[verdict]}" for verdict in Verdict if counts.get(verdict))

@@ -1,20 +1,23 @@
 """Mail: one a cause, golden in every state, handed over once, to a real SMTP sink."""
 
+import io
 import json
 import os
 import socket
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
 from nights import STATES, make_night
+from PIL import Image
 
-from fp8bench import alerts, records
-from fp8bench.alerts import smtp
+from fp8bench import alerts, causes, records
+from fp8bench.alerts import digest, smtp
 from fp8bench.config import Config, MailSettings
 from fp8bench.errors import DeliveryError
-from fp8bench.records import Logged, Message
+from fp8bench.records import Cause, Effect, Logged, Message, Prepared, Verdict, Verdicts
 
 GOLDEN = Path(__file__).parent / "golden" / "mail"
 TO = ("kernels@example.org", "on-call@example.org")
@@ -23,6 +26,14 @@ LINKS = {
     "cpu": "https://mlflow.example.org/#/experiments/1/runs/r1",
     "compare cpu": "https://mlflow.example.org/#/compare-runs?runs=%5B%22r0%22%2C%22r1%22%5D",
 }
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    """A home of its own for every test: what one tells must not keep another quiet."""
+    path = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("FP8BENCH_HOME", str(path))
+    return path
 
 
 def settings(**mail: object) -> Config:
@@ -69,22 +80,27 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def golden(name: str, paths: list[Path], run_dir: Path) -> None:
+    """To renew them after a change of wording: GOLDEN=write pytest tests/test_alerts.py"""
+    found = {}
+    for message in messages(paths):
+        head = f"To: {', '.join(message.to)}\nSubject: {message.subject}\n\n"
+        found[f"{name}.txt"] = head + message.text.replace(str(run_dir), "RUN_DIR")
+        found[f"{name}.html"] = message.html.replace(str(run_dir), "RUN_DIR")
+    if os.environ.get("GOLDEN") == "write":
+        GOLDEN.mkdir(parents=True, exist_ok=True)
+        for file, text in found.items():
+            (GOLDEN / file).write_text(text)
+    assert found == {path.name: path.read_text() for path in GOLDEN.glob(f"{name}.*")}
+    assert all(len(text.strip().splitlines()) < 22 for file, text in found.items() if file.endswith(".txt"))
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_golden_mail_of_every_state(state, tmp_path):
-    """To renew them after a change of wording: GOLDEN=write pytest tests/test_alerts.py"""
     run_dir = make_night(tmp_path, state)
     if state != "crashed":  # one state without MLflow: the report's path stands for its address
         records.write(Logged(tracking_uri="", experiment_id="1", runs={}, links=LINKS), run_dir / "mlflow.json")
-    found = {}
-    for message in messages(alerts.compose(run_dir, settings())):
-        head = f"To: {', '.join(message.to)}\nSubject: {message.subject}\n\n"
-        found[f"{state}.txt"] = head + message.text.replace(str(tmp_path), "RUN_DIR")
-        found[f"{state}.html"] = message.html.replace(str(tmp_path), "RUN_DIR")
-    if os.environ.get("GOLDEN") == "write":
-        GOLDEN.mkdir(parents=True, exist_ok=True)
-        for name, text in found.items():
-            (GOLDEN / name).write_text(text)
-    assert found == {path.name: path.read_text() for path in GOLDEN.glob(f"{state}.*")}
+    golden(state, alerts.compose(run_dir, settings()), tmp_path)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -110,7 +126,7 @@ def test_composing_twice_doubles_nothing_and_leaves_sent_mail_alone(tmp_path):
     first = alerts.compose(run_dir, settings())
     before = first[0].read_bytes()
     assert alerts.compose(run_dir, settings()) == first
-    assert sorted(path.name for path in (run_dir / "outbox").iterdir()) == ["001.json"]
+    assert sorted(path.name for path in (run_dir / "outbox").iterdir()) == ["001.json", "001.png"]
     assert first[0].read_bytes() == before
     alerts.mark_sent(first[0])
     alerts.compose(run_dir, settings(to=("somebody-else@example.org",)))
@@ -197,3 +213,199 @@ def test_an_attachment_outside_the_run_directory_is_refused(tmp_path):
     message = Message(subject="s", to=TO, text="t", html="h", attachments=("../secret",))
     with pytest.raises(DeliveryError, match="outside the run directory"):
         smtp.compose(message, tmp_path / "run", "me@example.org")
+
+
+# ---- over several nights ------------------------------------------------------------------------------------
+
+
+class Nights:
+    """Nights one after the other in one home; each is a day later and may have its causes changed."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.day = home, 0
+
+    def run(self, state: str = "regressed", change=None, requested=None) -> tuple[Path, list[Message]]:
+        created = datetime(2026, 3, 10, 2, tzinfo=UTC) + timedelta(days=self.day)
+        self.day += 1
+        run_dir = make_night(self.home / "runs" / f"night-{self.day}", state, created=created)
+        if change:
+            verdicts = records.read(Verdicts, run_dir / "verdicts.json")
+            changed = tuple(change(cause) for cause in verdicts.causes)
+            records.write(verdicts.model_copy(update={"causes": changed}), run_dir / "verdicts.json")
+        if requested:
+            prepared = records.read(Prepared, run_dir / "prepare.json")
+            records.write(prepared.model_copy(update={"requested": requested}), run_dir / "prepare.json")
+        return run_dir, messages(alerts.compose(run_dir, settings(digest=False)))
+
+    def standing(self) -> causes.Standing:
+        (found,) = causes.read(self.home).causes
+        return found
+
+    def decide(self, kind: str, **how) -> None:
+        with causes.changing(self.home) as held:
+            held[0] = held[0].with_standing(causes.decide(self.standing(), kind, "jo", "known", **how))
+
+
+@pytest.fixture
+def nights(home):
+    return Nights(home)
+
+
+def slower(effect: float):
+    """The cause with `effect` as its worst."""
+
+    def change(cause: Cause) -> Cause:
+        worst = Effect(value=effect, lower=effect - 0.01, upper=effect + 0.01, p_value=1e-9, launches=6)
+        return cause.model_copy(update={"worst": worst})
+
+    return change
+
+
+def kinds(found: list[Message]) -> list[str]:
+    return [message.subject.split()[1] for message in found]
+
+
+def test_what_was_told_is_told_again_only_when_it_gets_worse(nights):
+    assert kinds(nights.run()[1]) == ["REGRESSED"]
+    quiet, none = nights.run()
+    assert none == []
+    assert "unchanged since night" in next(iter(records.read(records.Alerts, quiet / "alerts.json").quiet.values()))
+    assert kinds(nights.run(change=slower(0.17))[1]) == []  # within what its interval leaves open
+    assert kinds(nights.run(change=slower(0.25))[1]) == ["WORSE"]
+    assert kinds(nights.run(change=slower(0.25))[1]) == []
+    assert kinds(nights.run(change=slower(0.15))[1]) == []
+
+
+def test_a_creep_speaks_when_it_adds_up(nights):
+    told = [kinds(nights.run(change=slower(0.10 + 0.02 * night))[1]) for night in range(5)]
+    assert told == [["REGRESSED"], [], ["WORSE"], [], ["WORSE"]]
+
+
+def test_a_cause_recovers_once_and_is_new_when_it_comes_back(nights):
+    nights.run()
+    assert kinds(nights.run("clean", requested={"baseline": "v1"})[1]) == []
+    _, [mail] = nights.run("clean")
+    assert "RECOVERED cpu/Xeon Platinum 8481C group-128-row/bfloat16 (was regressed)" in mail.subject
+    assert nights.run("clean")[1] == []
+    assert not nights.standing().is_open
+    assert causes.open_nights(nights.home) == set()
+    assert kinds(nights.run()[1]) == ["REGRESSED"]
+    assert len(causes.open_nights(nights.home)) == 1
+
+
+def test_a_night_that_proves_nothing_clears_nothing(nights):
+    nights.run()
+    assert kinds(nights.run("invalid")[1]) == ["INVALID"]
+    assert nights.standing().is_open
+    assert kinds(nights.run("not_built")[1]) == ["NOT_BUILT"]
+    assert {entry.verdict for entry in causes.read(nights.home).causes if entry.is_open} == {
+        Verdict.REGRESSED,
+        Verdict.NOT_BUILT,
+    }
+
+
+def test_the_same_night_says_the_same_whatever_happened_since(nights):
+    first, [mail] = nights.run()
+    nights.run("clean")
+    assert messages(alerts.compose(first, settings(digest=False))) == [mail]
+    assert nights.standing().recovered
+
+
+@pytest.mark.parametrize("kind", ["silenced", "accepted"])
+def test_a_decision_keeps_a_cause_quiet_until_it_worsens(kind, nights):
+    nights.run(change=slower(0.10))
+    nights.decide(kind, limit=0.20)
+    quiet, none = nights.run(change=slower(0.19))
+    assert none == []
+    assert f"{kind} by jo: known" in records.read(records.Alerts, quiet / "alerts.json").quiet.values()
+    assert kinds(nights.run(change=slower(0.24))[1]) == ["WORSE"]
+    assert kinds(nights.run(change=slower(0.24))[1]) == []
+
+
+@pytest.mark.parametrize(("kind", "outlives"), [("acknowledged", False), ("silenced", True), ("accepted", False)])
+def test_only_a_silence_outlives_a_recovery(kind, outlives, nights):
+    nights.run()
+    nights.decide(kind)
+    assert kinds(nights.run("clean")[1]) == ["RECOVERED"]
+    assert bool(nights.standing().decision) == outlives
+    assert kinds(nights.run()[1]) == ([] if outlives else ["REGRESSED"])
+
+
+def test_a_silence_ends_at_its_date(nights):
+    nights.run()
+    nights.decide("silenced", days=1, now=datetime(2026, 3, 11, tzinfo=UTC))
+    nights.run("clean")
+    nights.day += 2
+    assert kinds(nights.run()[1]) == ["REGRESSED"]
+
+
+def test_a_broken_cause_is_worse_with_every_cell_more(nights):
+    nights.run("wrong", change=lambda cause: cause.model_copy(update={"cells": cause.cells[:2]}))
+    nights.decide("silenced")
+    assert nights.run("wrong", change=lambda cause: cause.model_copy(update={"cells": cause.cells[1:3]}))[1] == []
+    assert kinds(nights.run("wrong")[1]) == ["WORSE"]
+
+
+def test_mails_of_a_cause_are_one_thread(nights):
+    (_, [first]), (_, [worse]), (_, [over]) = nights.run(), nights.run(change=slower(0.3)), nights.run("clean")
+    thread = first.references[0]
+    assert first.references == (thread,)
+    assert worse.references == (thread, first.message_id)
+    assert over.references == (thread, worse.message_id)
+    assert len({first.message_id, worse.message_id, over.message_id}) == 3
+
+
+def test_golden_mail_of_a_story(nights, tmp_path):
+    nights.run()
+    _, _ = nights.run(change=slower(0.3))
+    golden("worse", sorted((nights.home / "runs" / "night-2" / "outbox").glob("*.json")), nights.home)
+    nights.run("clean")
+    golden("recovered", sorted((nights.home / "runs" / "night-3" / "outbox").glob("*.json")), nights.home)
+
+
+def test_the_picture_and_the_thread_reach_the_reader(nights, sink):
+    nights.run()
+    worse, _ = nights.run(change=slower(0.3))
+    alerts.deliver(worse, settings(host="127.0.0.1", port=sink.port))
+    [(_, mail)] = sink.taken
+    assert mail["In-Reply-To"].strip() == mail["References"].split()[-1]
+    html = mail.get_body(("html",)).get_content()
+    assert 'src="cid:picture"' in html
+    [image] = [part for part in mail.walk() if part.get_content_type() == "image/png"]
+    assert image["Content-ID"] == "<picture>"
+    assert image.get_content_disposition() == "inline"
+    with Image.open(io.BytesIO(image.get_content())) as picture:
+        assert picture.size == (1240, 2 * (8 + 46 * 4 + 30))
+        assert len(picture.getcolors()) > 4
+    assert len(image.get_content()) < 40_000
+
+
+# ---- the weekly digest --------------------------------------------------------------------------------------
+
+
+def test_the_first_night_of_a_week_sends_a_digest_once(home):
+    def compose(day: int, state: str = "clean") -> list[str]:
+        run_dir = home / "runs" / f"day-{day}"
+        if not run_dir.exists():
+            make_night(run_dir, state, created=datetime(2026, 3, day, 2, tzinfo=UTC))
+        return kinds(messages(alerts.compose(run_dir, settings())))
+
+    assert compose(13, "regressed") == ["REGRESSED"]  # a Friday: the first night of all has nothing to look back at
+    assert compose(15) == ["RECOVERED"]
+    assert compose(16) == ["DIGEST"]
+    assert compose(17) == []
+    assert compose(16) == ["DIGEST"]
+    assert compose(23, "wrong") == ["WRONG", "DIGEST"]
+
+
+def test_golden_digest(nights):
+    nights.run()
+    nights.decide("acknowledged")
+    nights.run("invalid")
+    nights.run("clean", requested={"baseline": "v1"})
+    now = datetime(2026, 3, 13, tzinfo=UTC)
+    where = alerts.compose_digest(settings(), now)
+    golden("digest", sorted((where / "outbox").glob("*.json")), nights.home)
+    assert digest.build(settings(), now + timedelta(days=30)).subject == (
+        "[fp8bench] DIGEST week 2026-W15: 0 nights, 0 without a regression, 1 cause open"
+    )

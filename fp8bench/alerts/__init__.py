@@ -1,4 +1,7 @@
-"""Mail about a night: composed as finished messages into the outbox, handed over by channels, never twice.
+"""Mail about a night: planned once, composed as finished messages into the outbox, handed over, never twice.
+
+The plan (`alerts.json`) says which mails the night sends; it follows from the verdicts and from what was told before
+(`fp8bench.causes`), and stays as it is however often the stage runs.
 
 A channel is a module with two functions: `why_not(config)`, a reason why it cannot be used or None, and
 `send(message, run_dir, config)`, which raises DeliveryError. To add one, write `alerts/<name>.py` and add it here.
@@ -6,15 +9,18 @@ A channel is a module with two functions: `why_not(config)`, a reason why it can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import records
+from .. import causes, records
+from ..causes import Ledger
 from ..night import Night
-from ..records import Message
-from . import messages, smtp
+from ..records import Alerts, Message, PlannedMail
+from ..rundir import RunDir
+from . import digest, messages, smtp
+from .messages import Finished
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -23,18 +29,117 @@ CHANNELS = (smtp,)
 
 
 def compose(run_dir: Path, config: Config) -> list[Path]:
-    """Write one message a cause (and one when the night is invalid) to the outbox; returns their paths.
+    """Write the messages that the night sends to the outbox; returns their paths.
 
-    The same night composes the same files: a message that was handed over already is left as it is.
+    One for every cause that is new or worse, one for every cause that recovered, one when the night is invalid, and
+    in the first night of a week a digest. The same night composes the same files: a message that was handed over
+    already is left as it is.
     """
-    outbox = run_dir / "outbox"
-    written = []
-    for number, message in enumerate(messages.build(Night.read(run_dir), config), start=1):
-        path = outbox / f"{number:03}.json"
-        if not _marker(path).exists():
-            records.write(message, path)
-        written.append(path)
-    return written
+    night = Night.read(run_dir)
+    with causes.changing(config.home) as held:
+        plan = _plan(night, held[0], config)
+        held[0] = _after(night, held[0], plan)
+        ledger = held[0]
+    finished = messages.build(night, plan, ledger, config)
+    if any(planned.kind == "digest" for planned in plan.mails):
+        finished.append(Finished(digest.build(config, night.prepared.created)))
+    return [_keep(run_dir, number, entry) for number, entry in enumerate(finished, start=1)]
+
+
+def compose_digest(config: Config, now: datetime) -> Path:
+    """Write a digest of the days up to `now` below the home directory; returns the directory with its outbox."""
+    where = digest.directory(config, now)
+    _keep(where, 1, Finished(digest.build(config, now)))
+    return where
+
+
+def _keep(run_dir: Path, number: int, finished: Finished) -> Path:
+    path = run_dir / "outbox" / f"{number:03}.json"
+    if _marker(path).exists():
+        return path
+    message = finished.message
+    if finished.png:
+        image = path.with_suffix(".png")
+        records.write_bytes(finished.png, image)
+        message = message.model_copy(update={"picture": str(image.relative_to(run_dir))})
+    records.write(message, path)
+    return path
+
+
+# ---- the plan -----------------------------------------------------------------------------------------------
+
+
+def _plan(night: Night, ledger: Ledger, config: Config) -> Alerts:
+    """What the night tells: as decided before, or decided now and kept."""
+    path = RunDir(night.run_dir).alerts
+    if path.is_file():
+        return records.read(Alerts, path)
+    quiet: dict[str, str] = {}
+    mails = [*_of_causes(night, ledger, quiet), *_of_recovered(night, ledger)]
+    mails += [PlannedMail(kind="invalid")] if messages.is_invalid(night) else []
+    mails += [PlannedMail(kind="digest")] if _digest_is_due(night, ledger, config) else []
+    plan = Alerts(mails=tuple(mails), quiet=quiet)
+    records.write(plan, path)
+    return plan
+
+
+def _of_causes(night: Night, ledger: Ledger, quiet: dict[str, str]) -> Iterator[PlannedMail]:
+    prepared, verdicts = night.prepared, night.verdicts
+    device = prepared.environment.device_name
+    for cause in verdicts.causes:
+        known = ledger.find(cause.id, device)
+        news, reason = causes.news_of(cause, known, prepared.run_id, verdicts.margin, prepared.created)
+        told = known.told if known and known.told and known.told.night != prepared.run_id else None
+        if reason:
+            quiet[cause.id] = reason
+        elif news == "worse":
+            yield _planned("worse", cause.id, device, told, known.since if known else "")
+        else:
+            yield _planned("new", cause.id, device, told, prepared.run_id)
+
+
+def _of_recovered(night: Night, ledger: Ledger) -> Iterator[PlannedMail]:
+    """A night against a baseline of somebody's own choosing clears nothing."""
+    prepared = night.prepared
+    device = prepared.environment.device_name
+    if "baseline" in prepared.requested:
+        return
+    for entry in causes.cleared(ledger, night.verdicts, device, prepared.run_id):
+        yield _planned("recovered", entry.id, device, entry.told, entry.since)
+
+
+def _planned(kind: str, cause: str, device: str, told: causes.Told | None, since: str) -> PlannedMail:
+    previous = messages.message_id(told.night, cause, device) if told else ""
+    before = told.effect if told else None
+    return PlannedMail.model_validate(
+        {"kind": kind, "cause": cause, "previous": previous, "before": before, "since": since}
+    )
+
+
+def _digest_is_due(night: Night, ledger: Ledger, config: Config) -> bool:
+    """In the first night of a week that follows one with nights; never for a night from elsewhere."""
+    week = digest.week_of(night.prepared.created)
+    here = night.run_dir.resolve().parent == config.runs_dir.resolve()
+    return config.mail.digest and here and bool(ledger.digest_week) and ledger.digest_week < week
+
+
+def _after(night: Night, ledger: Ledger, plan: Alerts) -> Ledger:
+    """The ledger after the night, which may have been seen before."""
+    prepared, verdicts = night.prepared, night.verdicts
+    device, run_id = prepared.environment.device_name, prepared.run_id
+    news = {planned.cause: planned.kind for planned in plan.mails if planned.kind in ("new", "worse")}
+    for cause in verdicts.causes:
+        told = news.get(cause.id, "")
+        ledger = causes.seen(ledger, cause, device, run_id, prepared.created, verdicts.margin, told)
+    for planned in plan.mails:
+        known = ledger.find(planned.cause, device) if planned.kind == "recovered" else None
+        if known and known.is_open and known.seen <= prepared.created:
+            ledger = causes.recovered(ledger, known, run_id)
+    week = max(ledger.digest_week, digest.week_of(prepared.created))
+    return causes.without_old(ledger.model_copy(update={"digest_week": week}), prepared.created)
+
+
+# ---- the outbox ---------------------------------------------------------------------------------------------
 
 
 def pending(run_dir: Path) -> list[Path]:

@@ -1,22 +1,31 @@
-"""What is mailed: one message a cause, one to the operators when the night is invalid, none on a clean night."""
+"""What is mailed about a night: a message for every cause that is news, one for every cause that recovered, one to the
+operators when the night is invalid. What has been told and did not get worse is not told again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import wording
+from ..causes import Ledger, Standing
 from ..night import Night
-from ..records import Cause, Message, Verdict
+from ..records import Alerts, Cause, Effect, Message, PlannedMail, Verdict
+from ..report import launches
 from ..report.causes import summary
 from ..report.templating import template
+from . import picture
 
 if TYPE_CHECKING:
     from ..config import Config
 
-SHOWN = 4  # cells and suspects told in a mail; the report has them all
+SHOWN = 4  # cells told in a mail; the report has them all
+SUSPECTS = 3
 TAG = "[fp8bench]"
+DOMAIN = "fp8bench.invalid"  # of message ids: they name threads, not machines
 
 
 @dataclass(frozen=True)
@@ -31,52 +40,97 @@ class Mail:
     """What the templates of a mail are given."""
 
     verdict: str
+    tone: str  # bad, warn or good
     lead: str
-    detail: str
-    cells: tuple[tuple[str, str], ...]  # cell, effect
-    more: int
-    suspects: tuple[Suspect, ...]
-    more_suspects: int
-    compared: str
-    reproduction: str
-    links: tuple[tuple[str, str], ...]  # name, address or path
+    detail: str = ""
+    cells: tuple[tuple[str, str], ...] = ()  # cell, effect
+    more: int = 0
+    suspects: tuple[Suspect, ...] = ()
+    more_suspects: int = 0
+    compared: str = ""
+    reproduction: str = ""
+    decision: str = ""  # the command that decides about the cause
+    links: tuple[tuple[str, str], ...] = ()  # name, address or path
+    picture: str = ""  # what the picture shows, in words; "" where there is none
 
 
-def build(night: Night, config: Config) -> list[Message]:
-    """The messages of a night, in the order of its causes."""
-    return [*_of_causes(night, config), *_of_operators(night, config)]
+@dataclass(frozen=True)
+class Finished:
+    """A message, and the PNG that it shows (b"": none)."""
+
+    message: Message
+    png: bytes = b""
 
 
-def _of_causes(night: Night, config: Config) -> Iterator[Message]:
-    for cause in night.verdicts.causes:
-        yield _message(night, config.mail.to, subject(night, cause), _mail(night, cause), cause.id)
+def build(night: Night, plan: Alerts, ledger: Ledger, config: Config) -> list[Finished]:
+    """The messages of a night as planned, but for the digest."""
+    causes = {cause.id: cause for cause in night.verdicts.causes}
+    device = night.prepared.environment.device_name
+    found = []
+    for planned in plan.mails:
+        if planned.kind in ("new", "worse") and planned.cause in causes:
+            found.append(_of_cause(night, config, causes[planned.cause], planned))
+        elif planned.kind == "recovered" and (standing := ledger.find(planned.cause, device)):
+            found.append(_of_recovered(night, config, standing, planned))
+        elif planned.kind == "invalid":
+            found.append(_of_operators(night, config))
+    return found
 
 
-def subject(night: Night, cause: Cause) -> str:
-    """`[fp8bench] REGRESSED cuda/H200 +4.1% (3 cells) suspect abc1234de`"""
+def is_invalid(night: Night) -> bool:
+    verdicts = night.verdicts
+    return Verdict.INVALID in (verdicts.verdict, *(entry.verdict for entry in verdicts.backends))
+
+
+def message_id(run_id: str, about: str, device: str) -> str:
+    """The id of a night's mail about a cause: the same whenever it is composed."""
+    return f"<{_plain(run_id)}.{_plain(about)}.{_short(device)}@{DOMAIN}>"
+
+
+def thread_id(cause: str, device: str) -> str:
+    """What all mails about a cause refer to: it names the thread, and no mail has it."""
+    return f"<cause-{_plain(cause)}.{_short(device)}@{DOMAIN}>"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+# ---- causes -------------------------------------------------------------------------------------------------
+
+
+def subject(night: Night, cause: Cause, worse: bool = False) -> str:
+    """`[fp8bench] REGRESSED cuda/H200 +4.1% (3 cells) suspect abc1234de`, and `WORSE REGRESSED ...` when it grew."""
     effect = wording.percent(cause.worst.value) if cause.worst else ""
     cells = f"({wording.count(len(cause.cells), 'cell')})" if cause.cells else ""
     suspects = [night.commit(sha).short for sha in cause.suspects]
     accused = f"suspect {suspects[0]}" if len(suspects) == 1 else f"{len(suspects)} suspects" if suspects else ""
-    where = f"{cause.backend}/{wording.short_device(night.prepared.environment.device_name)}"
-    words = [TAG, cause.verdict.value, where, effect, cells, accused]
+    words = [TAG, "WORSE" * worse, cause.verdict.value, _where(night, cause.backend), effect, cells, accused]
     return wording.one_line(" ".join(word for word in words if word))
 
 
-def _mail(night: Night, cause: Cause) -> Mail:
+def _where(night: Night, backend: str) -> str:
+    return f"{backend}/{wording.short_device(night.prepared.environment.device_name)}"
+
+
+def _of_cause(night: Night, config: Config, cause: Cause, planned: PlannedMail) -> Finished:
     effects = {facts.verdict.cell: facts.verdict.effect for facts in night.facts}
     named = () if cause.verdict is Verdict.NOT_BUILT else cause.cells  # without a build it is all of them
     ranked = sorted(named, key=lambda cell: -(effect.value if (effect := effects[cell]) else 0.0))
-    told = [(cell, wording.effect_text(effects[cell]) if effects[cell] else "") for cell in ranked[:SHOWN]]
-    suspects = [night.commit(sha) for sha in cause.suspects[:SHOWN]]
-    name = wording.title(cause.backend)
-    about = summary(cause)
-    return Mail(
+    shown = [(cell, effects[cell]) for cell in ranked[:SHOWN]]
+    png = _picture(night, shown) if cause.verdict is Verdict.REGRESSED else b""
+    suspects = [night.commit(sha) for sha in cause.suspects[:SUSPECTS]]
+    mail = Mail(
         verdict=cause.verdict.value,
-        lead=f"{name} {wording.WORDS[cause.verdict]}" + (f": {about}." if about else "."),
+        tone="bad",
+        lead=_lead(cause, planned),
         detail="" if cause.verdict is Verdict.REGRESSED else wording.one_line(cause.detail, 300),
-        cells=tuple(told),
-        more=len(ranked) - len(told),
+        cells=tuple((cell, wording.effect_text(effect) if effect else "") for cell, effect in shown),
+        more=len(ranked) - len(shown),
         suspects=tuple(
             Suspect(commit.short, wording.one_line(commit.subject, 80), wording.one_line(commit.author, 60))
             for commit in suspects
@@ -84,8 +138,36 @@ def _mail(night: Night, cause: Cause) -> Mail:
         more_suspects=len(cause.suspects) - len(suspects),
         compared=_compared(night),
         reproduction=night.reproduction(cause),
+        decision=f'fp8bench causes ack|silence|accept {cause.id} --why "..."',
         links=_links(night, cause.backend),
+        picture=_in_words(shown, night.verdicts.margin) if png else "",
     )
+    title = subject(night, cause, planned.kind == "worse")
+    return _finished(night, config.mail.to, title, mail, planned, png)
+
+
+def _lead(cause: Cause, planned: PlannedMail) -> str:
+    about = summary(cause)
+    lead = f"{wording.title(cause.backend)} {wording.WORDS[cause.verdict]}" + (f": {about}." if about else ".")
+    if planned.kind == "worse":
+        told = f" ({wording.percent(planned.before)})" if planned.before is not None else ""
+        seen = f", and seen for {cause.nights} nights" if cause.nights > 1 else ""
+        lead += f" Worse than last told{told}{seen}."
+    if cause.label == "reference":
+        lead += " It is the torch reference that moved."
+    return lead
+
+
+def _picture(night: Night, shown: Sequence[tuple[str, Effect | None]]) -> bytes:
+    measured = launches.effects(night, [cell for cell, _ in shown])
+    rows = [picture.Row(cell, effect, measured.get(cell, ())) for cell, effect in shown if effect]
+    return picture.draw(rows, night.verdicts.margin) if rows else b""
+
+
+def _in_words(shown: Sequence[tuple[str, Effect | None]], margin: float) -> str:
+    told = "; ".join(f"{cell} {wording.effect_text(effect)}" for cell, effect in shown if effect)
+    limit = wording.percent(margin).lstrip("+")
+    return f"Effect of every launch with interval, margin {limit} dotted: {told}"
 
 
 def _compared(night: Night) -> str:
@@ -104,41 +186,63 @@ def _links(night: Night, backend: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, link) for name, link in links if link)
 
 
-def _of_operators(night: Night, config: Config) -> Iterator[Message]:
+# ---- recovered, invalid -------------------------------------------------------------------------------------
+
+
+def _of_recovered(night: Night, config: Config, standing: Standing, planned: PlannedMail) -> Finished:
+    name = wording.title(standing.backend)
+    what = ", ".join(standing.families) or "the build"
+    was = wording.WORDS[standing.verdict]
+    told = f", last told {wording.percent(planned.before)}" if planned.before is not None else ""
+    mail = Mail(
+        verdict="RECOVERED",
+        tone="good",
+        lead=f"{name} recovered: {what}. It was {was}{told}, first seen in night {planned.since}.",
+        detail=f"Every cell that was accused ({len(standing.accused)}) was measured and is fine again."
+        if standing.accused
+        else "",
+        compared=_compared(night),
+        links=_links(night, standing.backend),
+    )
+    title = wording.one_line(f"{TAG} RECOVERED {_where(night, standing.backend)} {what} (was {was})")
+    return _finished(night, config.mail.to, title, mail, planned)
+
+
+def _of_operators(night: Night, config: Config) -> Finished:
     """An invalid night says nothing about a commit: it goes to whoever runs the machine."""
     verdicts = night.verdicts
-    if verdicts.verdict is not Verdict.INVALID and all(
-        entry.verdict is not Verdict.INVALID for entry in verdicts.backends
-    ):
-        return
     device = wording.short_device(night.prepared.environment.device_name)
     reason = next(
         (entry.sentence for entry in verdicts.backends if entry.verdict is Verdict.INVALID), verdicts.sentence
     )
     mail = Mail(
         verdict=Verdict.INVALID.value,
+        tone="warn",
         lead=f"The night on {device} ({night.prepared.environment.host}) is invalid and proves nothing.",
         detail=wording.one_line(reason, 300),
-        cells=(),
-        more=0,
-        suspects=(),
-        more_suspects=0,
         compared=_compared(night),
-        reproduction="",
         links=_links(night, ""),
     )
     title = wording.one_line(f"{TAG} INVALID night on {device}: {reason}")
-    yield _message(night, config.mail.operators or config.mail.to, title, mail, "invalid")
+    to = config.mail.operators or config.mail.to
+    return _finished(night, to, title, mail, PlannedMail(kind="invalid"))
 
 
-def _message(night: Night, to: tuple[str, ...], title: str, mail: Mail, cause: str) -> Message:
+def _finished(
+    night: Night, to: tuple[str, ...], title: str, mail: Mail, planned: PlannedMail, png: bytes = b""
+) -> Finished:
     """The report travels along where no link leads to it."""
     attached = () if night.link("report") or not (night.run_dir / "report.html").is_file() else ("report.html",)
-    return Message(
+    run_id, device = night.prepared.run_id, night.prepared.environment.device_name
+    earlier = (thread_id(planned.cause, device), planned.previous) if planned.cause else ()
+    message = Message(
         subject=title,
         to=to,
         text=template("mail/mail.txt.j2").render(mail=mail),
         html=template("mail/mail.html.j2").render(mail=mail, title=title),
         attachments=attached,
-        cause=cause,
+        cause=planned.cause or planned.kind,
+        message_id=message_id(run_id, planned.cause or planned.kind, device),
+        references=tuple(entry for entry in earlier if entry),
     )
+    return Finished(message, png)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import ssl
 from email.message import EmailMessage
@@ -58,25 +59,49 @@ def connect(mail: MailSettings) -> smtplib.SMTP:
 
 
 def compose(message: Message, run_dir: Path, sender: str) -> EmailMessage:
-    """The message as a MIME tree: plain text, HTML beside it, attachments. Headers are single lines by force."""
+    """The message as a MIME tree: plain text, HTML with its picture beside it, attachments.
+
+    Headers are single lines by force.
+    """
     mail = EmailMessage()
     mail["Subject"] = wording.one_line(message.subject)
     mail["From"] = wording.one_line(sender)
     mail["To"] = ", ".join(wording.one_line(address) for address in message.to)
     mail["Date"] = formatdate(localtime=False)
-    mail["Message-ID"] = make_msgid(domain="fp8bench.invalid")
+    mail["Message-ID"] = _header_id(message.message_id) or make_msgid(domain="fp8bench.invalid")
+    if earlier := [found for entry in message.references if (found := _header_id(entry))]:
+        mail["In-Reply-To"] = earlier[-1]
+        mail["References"] = " ".join(earlier)
     mail.set_content(message.text)
     mail.add_alternative(message.html, subtype="html")
+    if message.picture:
+        _show(mail, _inside(run_dir, message.picture))
     for name in message.attachments:
-        _attach(mail, run_dir, name)
+        _attach(mail, _inside(run_dir, name))
     return mail
 
 
-def _attach(mail: EmailMessage, run_dir: Path, name: str) -> None:
+def _header_id(text: str) -> str:
+    """`text` where it has the form of a message id, else "": it must not end the header."""
+    return text if re.fullmatch(r"<[\w.-]+@[\w.-]+>", text, re.ASCII) else ""
+
+
+def _inside(run_dir: Path, name: str) -> Path:
     path = (run_dir / name).resolve()
     if not path.is_relative_to(run_dir.resolve()):
         raise DeliveryError(f"attachment {name!r} lies outside the run directory {run_dir}: it is not sent.")
-    kind, _, subtype = (guess_type(name)[0] or "application/octet-stream").partition("/")
+    return path
+
+
+def _show(mail: EmailMessage, path: Path) -> None:
+    """The picture beside the HTML that shows it as cid:picture; no attachment to be opened."""
+    html = mail.get_body(("html",))
+    assert isinstance(html, EmailMessage)
+    html.add_related(path.read_bytes(), "image", "png", cid="<picture>", disposition="inline", filename=path.name)
+
+
+def _attach(mail: EmailMessage, path: Path) -> None:
+    kind, _, subtype = (guess_type(path.name)[0] or "application/octet-stream").partition("/")
     if kind == "text":
         mail.add_attachment(path.read_text(encoding="utf-8"), subtype=subtype, filename=path.name)
         return

@@ -21,6 +21,8 @@ COMMANDS = {
     "report": "print what a night found",
     "baseline": "show or accept the baseline",
     "index": "write the page over all nights",
+    "causes": "what is open, and what people decided about it",
+    "digest": "mail what the last seven days were like",
     "doctor": "check what a night needs on this machine, and say what to do",
     "prune": "remove old run directories and builds that nobody needs",
 }
