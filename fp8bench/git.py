@@ -1,12 +1,15 @@
 """Commits: who, when, what touched the kernels; and their files in a directory.
 
-A repository is a path or a URL. Of a URL a bare clone is kept in a cache directory and fetched anew by `open_repo`.
+A repository is a path or a URL. Of a URL a bare clone is kept in a cache directory and fetched anew by `open_repo`. The
+first fetch is shallow: the tips of all branches and tags, which is what a first night needs. Their history is fetched,
+once, when somebody asks for it: for a range of commits, or for a commit that is no tip.
 Git runs with argument lists, and everything that a person gave stands behind `--end-of-options` or `--`, so neither
 a revision nor a URL can become an option.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -14,7 +17,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -24,6 +28,9 @@ from .records import Commit
 KERNEL_PATHS = ("csrc", "fp8bench/backends")  # what a commit must touch to be a suspect
 _LOCAL_TIMEOUT_S = 60.0
 _REMOTE_TIMEOUT_S = 600.0
+_SHALLOW = "--depth=2"  # a tip, and its parent to tell what it touched
+_REFSPECS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+_RANGE = re.compile(r"([^.^~\s][^\s]*?)\.\.([^.\s][^\s]*)")
 _FIELDS = "%H%x00%an%x00%ae%x00%aI%x00%s"
 
 
@@ -63,10 +70,19 @@ def resolve(repo: str | Path, revision: str, cache_dir: Path) -> Commit:
     spoken = f"revision {revision!r} is not a commit of {without_secrets(str(repo))}"
     if not revision or "\0" in revision:
         raise RevisionError(f"{spoken}: give a branch, a tag or a sha.")
-    found = _git(directory, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if found.returncode:
+    sha = _commit_of(directory, revision)
+    if not sha or sha in _boundary(directory):
+        _complete(repo, directory)
+        sha = _commit_of(directory, revision)
+    if not sha:
         raise RevisionError(f"{spoken}: give a branch, a tag or a sha that `git log` there knows.")
-    return describe(directory, found.stdout.strip())
+    return describe(directory, sha)
+
+
+def _commit_of(directory: Path, revision: str) -> str:
+    """The sha of the commit that `revision` names, or ""."""
+    found = _git(directory, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    return "" if found.returncode else found.stdout.strip()
 
 
 def describe(directory: Path, sha: str) -> Commit:
@@ -84,9 +100,65 @@ def describe(directory: Path, sha: str) -> Commit:
 
 def suspects(repo: str | Path, baseline: str, candidate: str, cache_dir: Path | None = None) -> tuple[Commit, ...]:
     """Commits that `candidate` has and `baseline` has not and that touch kernels, newest first."""
+    if baseline == candidate:
+        return ()
     directory = open_repo(repo, cache_dir or Path(), fetch=False)
+    _complete(repo, directory)
     listed = _checked(directory, "rev-list", "--end-of-options", f"{baseline}..{candidate}", "--", *KERNEL_PATHS)
     return tuple(describe(directory, sha) for sha in listed.split())
+
+
+def kernels_equal(repo: str | Path, one: str, other: str, cache_dir: Path) -> bool:
+    """Whether two commits of an opened repository have the same kernel files."""
+    directory = open_repo(repo, cache_dir, fetch=False)
+    return one == other or _kernel_trees(directory, one) == _kernel_trees(directory, other)
+
+
+def _kernel_trees(directory: Path, sha: str) -> list[str]:
+    """Hashes of the kernel folders of a commit; "" for one that it lacks."""
+    found = [_git(directory, "rev-parse", "--verify", "--quiet", f"{sha}:{path}") for path in KERNEL_PATHS]
+    return [entry.stdout.strip() for entry in found]
+
+
+def in_range(repo: str | Path, span: str, cache_dir: Path) -> tuple[str, tuple[Commit, ...]]:
+    """Of a range "A..B": the sha of A, and the commits after it up to B that touch kernels, oldest first."""
+    match = _RANGE.fullmatch(span)
+    if match is None:
+        raise RevisionError(f"{span!r} is no range of commits: write A..B, as for git log.")
+    first, last = (resolve(repo, revision, cache_dir).sha for revision in match.groups())
+    return first, suspects(repo, first, last, cache_dir)[::-1]
+
+
+def unmeasured(
+    repo: str | Path, branch: str, measured: Sequence[str], cache_dir: Path, limit: int
+) -> tuple[Commit, ...]:
+    """Commits of `branch` that touch kernels and that none of `measured` contains, oldest first; the newest `limit`.
+
+    The newest one alone where nothing of that branch was measured yet.
+    """
+    tip = resolve(repo, branch, cache_dir)
+    directory = open_repo(repo, cache_dir, fetch=False)
+    _complete(repo, directory)
+    known = [sha for sha in dict.fromkeys(measured) if _contains(directory, tip.sha, sha)]
+    count = limit if known else 1
+    arguments = ["rev-list", f"--max-count={count}", "--end-of-options", tip.sha, *(f"^{sha}" for sha in known)]
+    listed = _checked(directory, *arguments, "--", *KERNEL_PATHS)
+    return tuple(describe(directory, sha) for sha in reversed(listed.split()))
+
+
+def _contains(directory: Path, tip: str, sha: str) -> bool:
+    return _git(directory, "merge-base", "--is-ancestor", sha, tip).returncode == 0
+
+
+def latest_before(repo: str | Path, revision: str, when: datetime, cache_dir: Path) -> Commit:
+    """The commit that `revision` led to at the time `when`, by the committers' clocks."""
+    tip = resolve(repo, revision, cache_dir)
+    directory = open_repo(repo, cache_dir, fetch=False)
+    _complete(repo, directory)
+    arguments = ("rev-list", "--first-parent", "--max-count=1", f"--before={when.isoformat()}", tip.sha)
+    if not (sha := _checked(directory, *arguments).strip()):
+        raise RevisionError(f"{revision} has no commit from before {when:%Y-%m-%d %H:%M}: choose a later night.")
+    return describe(directory, sha)
 
 
 def export(repo: str | Path, sha: str, paths: Sequence[str], target: Path) -> None:
@@ -132,31 +204,68 @@ def _open_path(path: Path) -> Path:
 
 
 def _open_url(url: str, cache_dir: Path, fetch: bool) -> Path:
-    public = without_secrets(url)
-    clone = cache_dir / f"{hashlib.sha256(public.encode()).hexdigest()[:16]}.git"
-    if not clone.is_dir():
-        _clone(url, clone)
-    elif fetch:
-        arguments = ("fetch", "--quiet", "--prune", "--tags", "--force", "--end-of-options", url)
-        done = _git(clone, *arguments, "+refs/heads/*:refs/heads/*", timeout=_REMOTE_TIMEOUT_S)
-        if done.returncode:
-            raise _unreachable(url, done.stderr)
+    clone = cache_dir / f"{hashlib.sha256(without_secrets(url).encode()).hexdigest()[:16]}.git"
+    with _alone(clone):
+        if not clone.is_dir():
+            _clone(url, clone)
+        elif fetch:
+            _fetch(url, clone)
+            _follow_head(url, clone)
     return clone
 
 
-def _clone(url: str, clone: Path) -> None:
-    """A bare clone at `clone`, there only when it is whole."""
+@contextmanager
+def _alone(clone: Path) -> Iterator[None]:
+    """One process at a time changes a clone; the others wait."""
     clone.parent.mkdir(parents=True, exist_ok=True)
+    with clone.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _clone(url: str, clone: Path) -> None:
+    """A bare, shallow clone at `clone`, there only when it is whole; without the URL, which may hold a password."""
     temporary = Path(tempfile.mkdtemp(dir=clone.parent, prefix=".clone-"))
     try:
-        arguments = ("clone", "--quiet", "--bare", "--end-of-options", url, str(temporary))
-        done = _git(clone.parent, *arguments, timeout=_REMOTE_TIMEOUT_S)
-        if done.returncode:
-            raise _unreachable(url, done.stderr)
-        if not clone.is_dir():
-            temporary.rename(clone)
+        _checked(clone.parent, "init", "--quiet", "--bare", str(temporary))
+        _fetch(url, temporary, _SHALLOW)
+        _follow_head(url, temporary)
+        temporary.rename(clone)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fetch(url: str, clone: Path, *options: str) -> None:
+    """Bring all branches and tags of `clone` to where they are at `url`; RevisionError when it cannot be reached."""
+    arguments = ("fetch", "--quiet", "--prune", "--force", "--no-tags", "--no-write-fetch-head")
+    done = _git(clone, *arguments, *options, "--end-of-options", url, *_REFSPECS, timeout=_REMOTE_TIMEOUT_S)
+    if done.returncode and options == (_SHALLOW,) and "shallow" in done.stderr:  # a server of plain files
+        done = _git(clone, *arguments, "--end-of-options", url, *_REFSPECS, timeout=_REMOTE_TIMEOUT_S)
+    if done.returncode:
+        raise _unreachable(url, done.stderr)
+
+
+def _follow_head(url: str, clone: Path) -> None:
+    """HEAD of the clone is the branch that HEAD is at `url` now: a default branch can be renamed."""
+    told = _git(clone, "ls-remote", "--symref", "--end-of-options", url, "HEAD", timeout=_REMOTE_TIMEOUT_S)
+    if match := re.search(r"^ref: (refs/heads/\S+)\tHEAD$", told.stdout, re.MULTILINE):
+        _checked(clone, "symbolic-ref", "HEAD", match[1])
+
+
+def _boundary(directory: Path) -> set[str]:
+    """Commits whose parents a shallow repository lacks."""
+    try:
+        return set((directory / "shallow").read_text().split())
+    except OSError:
+        return set()
+
+
+def _complete(repo: str | Path, directory: Path) -> None:
+    """Fetch the whole history of the clone of a URL, unless it is there."""
+    if is_url(str(repo)) and _boundary(directory):
+        with _alone(directory):
+            if _boundary(directory):
+                _fetch(str(repo), directory, "--unshallow")
 
 
 def _unreachable(url: str, stderr: str) -> RevisionError:
