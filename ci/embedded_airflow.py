@@ -123,7 +123,9 @@ def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str
         "DAG_PROCESSOR__REFRESH_INTERVAL": "60",
         "LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",  # a task whose machine went down is tried again after that
+        # a task whose scheduler or machine went down is taken up again after a minute or two
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
     }
     ours |= {f"AIRFLOW__{key}": value for key, value in settings.items()}
     ours["AIRFLOW_HOME"] = str(home)
