@@ -7,12 +7,12 @@ can be confidently wrong together; one launch therefore gives one effect a cell,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit  # Student t; scipy.stats takes a second to import
+from scipy.special import nctdtr, stdtr, stdtrit  # Student t; scipy.stats takes a second to import
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,8 @@ class Estimate:
     p_slower: float  # under "not slower than the margin"
     p_faster: float  # under "not faster than the margin"
     launches: int
+    margin: float  # that it was tested against
+    deviation: float  # of the effect of a launch
 
 
 def launch_effects(samples: pd.DataFrame) -> pd.DataFrame:
@@ -127,28 +129,13 @@ def _by_group(table: Floats, members: NDArray[np.intp], count: int) -> Floats:
 def estimate(effects: Iterable[float], margin: float, confidence: float = 0.95) -> Estimate | None:
     """`estimates` of a single cell; None below two launches. NaN are left out."""
     found = estimates(pd.DataFrame({"cell": np.fromiter(effects, dtype=float)}), margin, confidence)
-    return as_estimate(found.iloc[0]) if len(found) else None
+    return as_estimates(found).get("cell")
 
 
-def as_estimate(row: pd.Series[float]) -> Estimate:
-    """One row of `estimates`."""
-    return Estimate(
-        value=float(row["value"]),
-        lower=float(row["lower"]),
-        upper=float(row["upper"]),
-        p_slower=float(row["p_slower"]),
-        p_faster=float(row["p_faster"]),
-        launches=int(row["launches"]),
-    )
-
-
-def mean_of_cells(effects: pd.DataFrame) -> Floats:
-    """Mean effect over the cells (columns) of a family by launch: the logarithm of their geometric mean ratio.
-
-    Only launches that timed every cell that any launch timed count; another set of cells is another quantity.
-    """
-    timed = effects.dropna(axis=1, how="all")
-    return timed.dropna(axis=0, how="any").mean(axis=1).to_numpy(dtype=float)
+def as_estimates(found: pd.DataFrame) -> dict[str, Estimate]:
+    """The rows of `estimates` by name."""
+    columns = [found[entry.name].tolist() for entry in fields(Estimate)]
+    return {str(name): Estimate(*row) for name, *row in zip(found.index, *columns, strict=True)}
 
 
 def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:
@@ -160,6 +147,27 @@ def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:
     passed = np.flatnonzero(ordered <= rate * np.arange(1, count + 1) / count)
     threshold = ordered[passed[-1]] if len(passed) else -1.0
     return [bool(p <= threshold) for p in p_values]
+
+
+def detectable(tests: Sequence[tuple[int, float]], power: float) -> float:
+    """Effect beyond the margin that passes all of `tests` with probability `power`, in deviations of a launch.
+
+    tests: (launches, level) of one-sided t tests on launches of their own, such as a screen and a confirmation.
+    """
+
+    def passes(shift: float) -> float:
+        chances = [
+            1 - float(nctdtr(count - 1, shift * count**0.5, stdtrit(count - 1, 1 - level))) for count, level in tests
+        ]
+        return float(np.prod(chances))
+
+    low, high = 0.0, 1.0
+    while passes(high) < power:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if passes(middle) < power else (low, middle)
+    return high
 
 
 def cell_times(samples: pd.DataFrame) -> pd.DataFrame:

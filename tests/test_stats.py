@@ -104,12 +104,6 @@ def test_benjamini_hochberg_bounds_false_discoveries() -> None:
     assert np.mean(shares) <= 0.05
 
 
-def test_mean_of_cells_leaves_out_launches_that_are_not_whole() -> None:
-    nan = float("nan")
-    table = pd.DataFrame({"a": [0.1, 0.2, 0.3], "b": [0.3, nan, 0.5], "c": [nan, nan, nan]})
-    np.testing.assert_allclose(stats.mean_of_cells(table), [0.2, 0.4])
-
-
 def test_times_are_medians_of_launches() -> None:
     samples = blocks({"a": [0.0, 0.5, 0.1]})
     times = stats.cell_times(samples).loc["a"]
@@ -150,3 +144,14 @@ def test_a_cell_that_sways_has_a_wider_margin() -> None:
     assert found["margin"].to_dict() == pytest.approx({"still": 0.003, "sways": 0.015})
     assert found.loc["still", "p_slower"] < 0.001
     assert found.loc["sways", "p_slower"] > 0.5
+
+
+@pytest.mark.parametrize("tests", [[(6, 0.05)], [(6, 0.1), (12, 0.005)]])
+def test_the_detectable_effect_is_caught_as_often_as_it_says(tests: list[tuple[int, float]]) -> None:
+    generator = np.random.default_rng(12)
+    shift = stats.detectable(tests, 0.8)
+    passed = np.ones(4000, dtype=bool)
+    for count, level in tests:
+        table = pd.DataFrame(generator.normal(shift, 1, (count, 4000)))
+        passed &= stats.estimates(table, 0.0)["p_slower"].to_numpy() < level
+    assert np.mean(passed) == pytest.approx(0.8, abs=0.02)

@@ -1,0 +1,108 @@
+"""What a night found: from what was built, checked and timed to verdicts of cells, families, backends, causes.
+
+    evidence    what was recorded, and what is settled before timing
+    decisions   what launches alone say: significance, magnitude, direction
+    validity    whether the machine can be believed
+    cells, families, backends, speedups, causes    what is told
+
+Exit codes, first that applies: 2 something is wrong, crashed or not built; 3 the night is invalid; 1 a regression;
+0 otherwise. An invalid night neither accuses nor acquits what it timed; what was found before timing stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import median
+
+import pandas as pd
+
+from ..config import VerdictSettings
+from ..records import BuildReport, CellVerdict, CheckReport, Prepared, Screened, TimingReport, Verdict, Verdicts
+from .backends import exit_code, judge_backend, night_sentence
+from .causes import TOLD, find_causes, suspects_of
+from .cells import judge_cells
+from .decisions import change, decide, direction, is_relevant, is_significant, loudest
+from .evidence import BROKEN, Evidence
+from .families import judge_families
+from .power import Power, tonight
+from .speedups import speedups
+from .validity import arm_result, invalidated, throttled_share, why_invalid
+
+__all__ = [
+    "BROKEN",
+    "TOLD",
+    "change",
+    "direction",
+    "is_relevant",
+    "is_significant",
+    "judge",
+    "loudest",
+    "suspects_of",
+    "throttled_share",
+]
+
+CONFIRM_LAUNCHES = 12  # that a confirmation spends, where the night had nothing to confirm
+
+
+def judge(
+    prepared: Prepared,
+    built: BuildReport,
+    checked: CheckReport,
+    timed: Sequence[TimingReport],
+    samples: pd.DataFrame,
+    settings: VerdictSettings,
+    screened: Screened | None = None,
+) -> Verdicts:
+    """Judge a night. The order of rows, files and results does not matter.
+
+    timed: of the screening and of the confirming launches.
+    samples: raw blocks in the columns of `records.SAMPLE_COLUMNS`; without a phase, they are of the screen.
+    screened: what the screen let through; None when there was none, and the screening launches decide alone.
+    """
+    if "phase" not in samples:
+        samples = samples.assign(phase="screen")
+    night = Evidence(prepared, built, checked, timed, samples, settings, screened)
+    decided = decide(night.launches, screened, settings, night.margin)
+    arm = night.effects("aa")
+    cells = judge_cells(night, decided.cells, _power(night, len(screened.cells) if screened else None))
+    power = _power(night, len(screened.families) if screened else None)
+    families = judge_families(cells, decided.families, power)
+    if reason := why_invalid(night, arm):
+        cells = [cell.model_copy(update=invalidated(cell.verdict, reason)) for cell in cells]
+        families = [family.model_copy(update=invalidated(family.verdict)) for family in families]
+    backends = [judge_backend(night, name, cells, families, reason) for name in night.backends]
+    return Verdicts(
+        verdict=loudest([backend.verdict for backend in backends] + [Verdict.INVALID] * bool(reason)),
+        exit_code=exit_code([backend.verdict for backend in backends], reason),
+        sentence=night_sentence(prepared, backends, reason),
+        cells=tuple(cells),
+        families=tuple(families),
+        speedups=tuple(speedups(cells, families)),
+        backends=tuple(backends),
+        causes=tuple(find_causes(night, cells, families, backends)),
+        margin=night.margin,
+        confidence=settings.confidence,
+        arm=arm_result(arm, night),
+        mde=_typical_mde(cells),
+    )
+
+
+def _power(night: Evidence, hypotheses: int | None) -> Power:
+    """hypotheses: that were screened tonight; None: there was no screen, and all cells are tested together."""
+    screening, confirming = night.launches.screening, night.launches.confirming
+    if hypotheses is None:
+        tested = screening.shape[1] - sum(cell in night.controls for cell in screening)
+        return tonight(night.settings, night.margin, len(screening), 0, tested)
+    return tonight(night.settings, night.margin, len(screening), len(confirming) or CONFIRM_LAUNCHES, hypotheses)
+
+
+def _typical_mde(cells: Sequence[CellVerdict]) -> dict[str, float]:
+    """Median smallest detectable effect by backend/regime."""
+    known = [(_place(cell.cell), cell.mde) for cell in cells if cell.mde is not None]
+    known.sort()
+    return {place: median(mde for _, mde in group) for place, group in groupby(known, key=lambda entry: entry[0])}
+
+
+def _place(cell: str) -> str:
+    return f"{cell.partition('/')[0]}/{cell.rpartition('/')[2]}"
