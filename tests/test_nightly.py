@@ -229,7 +229,7 @@ def test_running_a_finished_night_again_repeats_nothing(place: Place) -> None:
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_an_equal_commit_is_fine_and_nothing_is_sent(place: Place, first: subprocess.CompletedProcess) -> None:
+def test_an_equal_commit_is_fine_and_accuses_nobody(place: Place, first: subprocess.CompletedProcess) -> None:
     assert first.returncode == 0
     abi = "int fp8bench_abi(void) { return FP8BENCH_ABI; }"
     workspace = "int64_t fp8bench_workspace_bytes(const fp8bench_args *) { return 0; }"
@@ -242,7 +242,8 @@ def test_an_equal_commit_is_fine_and_nothing_is_sent(place: Place, first: subpro
     assert len({entry.identity for entry in builds if entry}) == 2, "the same machine code: nothing was really rebuilt"
     assert accused(run.judged()) == set()
     assert run.judged().causes == ()
-    assert place.sink.mails == []
+    # nothing is sent but that the slowdown of the night before is over, where noise lets it say so
+    assert [mail["Subject"].split()[1] for mail in place.sink.mails] in ([], ["RECOVERED"])
 
 
 def test_wrong_answers_and_crashes_are_told_apart_and_the_rest_is_kept(
