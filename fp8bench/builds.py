@@ -5,7 +5,8 @@
     │   ├── build.json                  `Manifest`, written last: a directory without it is not a build
     │   ├── backends/                   the backend files of the commit
     │   ├── libfp8bench_<backend>-<hash of its sources>.so
-    │   └── resources-cuda.txt          the compiler's report (`fp8bench.resources`)
+    │   ├── resources-cuda.txt          the compiler's report (`fp8bench.resources`)
+    │   └── code-cuda.json              hashes of kernels and host code (`fp8bench.machine_code`)
     ├── .libraries/<hash>/              compiled libraries, shared by builds (`fp8bench.libraries`)
     └── .lock                           shared by those who build, held alone by `fp8bench.retention`
 
@@ -145,7 +146,7 @@ def _interface(backends: Path) -> int:
     return 0
 
 
-def _source_identity(backends: Path, name: str) -> str:
+def source_identity(backends: Path, name: str) -> str:
     """Hash of what a backend file and its siblings that it imports say, comments and layout aside."""
     waiting, seen = [name], dict[str, str]()
     while waiting:
@@ -166,7 +167,7 @@ def _check_source(backends: Path, name: str) -> str:
     if not (backends / f"{name}.py").is_file():
         raise BuildError(f"the commit has no backend file {_BACKENDS}/{name}.py.")
     try:
-        return _source_identity(backends, name)
+        return source_identity(backends, name)
     except (SyntaxError, ValueError) as error:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise BuildError(f"the {name} backend is not valid Python: {error.args[0]}{where}.") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
@@ -20,6 +21,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import machine_code as code
 from .errors import BuildError, ToolchainError
 from .toolchain import Compiler, Nvcc, find_cxx, find_nvcc
 
@@ -27,6 +29,7 @@ NATIVE = ("cuda", "cpu")  # backends with a library; the longest to compile firs
 _TIMEOUT_S = 900.0
 _LOG_LINES = 60
 _HASH_LETTERS = 16
+_CONTENTS = "2"  # counts changes of what lies beside a library: its hash includes it
 _SPARE_BYTES = 1 << 20  # with less the disk is full
 
 # What every library needs, whatever its kernels ask for. Paths are kept out of it, so that the same sources give the
@@ -82,7 +85,7 @@ def plan(backend: str, tree: Path, architectures: Sequence[str]) -> Plan:
     shared = [file for file in (tree / "csrc").iterdir() if file.is_file()]
     content = hash_files(tree, [*shared, *(file for file in folder.rglob("*") if file.is_file())])
     options = [word for word in (*command[1:], *link[1:], *link_with) if not word.startswith(("-L", "-ccbin"))]
-    digest = hashlib.sha256("\0".join([content, platform.machine(), *compilers.values(), *options]).encode())
+    digest = hashlib.sha256("\0".join([_CONTENTS, content, platform.machine(), *compilers.values(), *options]).encode())
     name = digest.hexdigest()[:_HASH_LETTERS]
     return Plan(backend, tree, sources, (*command, _definition(name)), link, link_with, compilers, known, name)
 
@@ -102,6 +105,7 @@ def compile_library(plan: Plan, cache: Path, pool: Executor) -> Path:
         log = _compile(plan, pool) + _link(plan, made / plan.file_name)
         if plan.backend == "cuda":
             (made / "resources-cuda.txt").write_text(log)
+            (made / "code-cuda.json").write_text(_code(plan, made / plan.file_name))
         settle(made, target)
     return target
 
@@ -118,6 +122,13 @@ def settle(made: Path, target: Path) -> None:
 def machine_code(library: Path, source_hash: str) -> str:
     """Hash of a library's bytes without the hash of its sources, which differs where a comment does."""
     return hashlib.sha256(library.read_bytes().replace(source_hash.encode(), b"0" * len(source_hash))).hexdigest()
+
+
+def _code(plan: Plan, library: Path) -> str:
+    """Hashes of a CUDA library's kernels and of the host code that launches them, as JSON: see `machine_code`."""
+    blank = b"0" * len(plan.hash)
+    objects = [(plan.tree / name).read_bytes().replace(plan.hash.encode(), blank) for name in _objects(plan)]
+    return json.dumps({"host": code.host_code(objects), "kernels": code.kernels_of_library(library.read_bytes())})
 
 
 def _definition(source_hash: str) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from . import backends, tensors
 from .backends import Backend
 from .protocol import REQUEST, CheckRequest, EnvironmentRequest, Event, TimeRequest
-from .records import Role
+from .records import CheckStatus, Role
 from .spec import FP8_MAX, Case, Cell
 from .timing import Block, Call, Clock, clock_for, machine
 
@@ -108,12 +108,16 @@ def _check(request: CheckRequest, reporter: Reporter) -> None:
         from . import interpreter
 
         interpreter.install()
-    from . import checks
+    from . import checks, identity
 
     load = cache(lambda role, name: backends.load(name, request.builds[role]))
+    identities = {role: identity.Identities(request.device, build) for role, build in request.builds.items()}
 
-    def check(role: Role, backend: str, case: str) -> Any:
-        result = checks.check(load(role, backend), Case.parse(case), request.device, request.seed, role)
+    def check(role: Role, name: str, text: str) -> Any:
+        backend, case = load(role, name), Case.parse(text)
+        result = checks.check(backend, case, request.device, request.seed, role)
+        if result.status is CheckStatus.OK:
+            result = result.model_copy(update={"identity": identities[role].of(backend, case)})
         return result.model_dump(mode="json")
 
     for job in request.jobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -135,3 +136,13 @@ def test_the_library_exports_its_interface_alone(build: Path) -> None:
     declared = set(re.findall(r"\b(fp8bench_\w+)\((?:const|void)", header))
     assert {name for name in names if not name.startswith("_")} == declared
     assert not any("fp8bench" in name for name in names - declared)
+
+
+def test_every_kernel_has_a_hash_of_its_own(build: Path) -> None:
+    """All that the disassembler names; before sm_90, where nothing overlaps, kernels that start differently agree."""
+    stored = json.loads((build / "code-cuda.json").read_bytes())
+    assert stored["host"]
+    for architecture in ARCHITECTURES:
+        hashes = stored["kernels"][architecture]
+        assert set(hashes) == {kernel.name for kernel in _kernels(build, architecture)}
+        assert len(set(hashes.values())) == KERNELS or architecture == "89"
