@@ -121,10 +121,25 @@ class RetentionSettings(Section):
     keep_builds_days: float = Field(default=30, ge=1)
 
 
+class NightSettings(Section):
+    """What is measured when nobody names a commit, and on how many GPUs."""
+
+    branch: str = ""  # whose latest commit is measured; "": the default branch of a URL, the HEAD of a path
+    # A night whose kernels are those of the baseline: a control, which proves that the machine holds still, or skipped.
+    unchanged: Literal["control", "skip"] = "control"
+    max_commits: int = Field(default=20, ge=1)  # that get a night each at one look for new ones
+    shards: int = Field(default=0, ge=0)  # GPUs that share a night; 0: all of the machine that prepares it
+
+
 class AirflowSettings(Section):
     schedule: str = "0 2 * * *"
+    commits_schedule: str = ""  # when to look for commits that get a night each; "": never
+    # Nights that were missed while nothing ran: only the latest is made up for, or each of them, or none.
+    catch_up: Literal["latest", "all", "none"] = "latest"
     pool: str = "gpu"
     queue: str = "default"  # of the GPU tasks
+    control_queue: str = "default"  # of all others; the GPU tasks' own where machines share no file system
+    pod_template: str = ""  # of the GPU tasks on Kubernetes: a file that Airflow's scheduler can read
     executor: str = ""  # of the GPU tasks; "": Airflow's own default
     retries: int = Field(default=1, ge=0)
     retry_delay_s: float = Field(default=60, ge=0)
@@ -162,6 +177,7 @@ class Config(BaseSettings):
     mlflow: MlflowSettings = MlflowSettings()
     mail: MailSettings = MailSettings()
     retention: RetentionSettings = RetentionSettings()
+    nights: NightSettings = NightSettings()
     airflow: AirflowSettings = AirflowSettings()
     service: ServiceSettings = ServiceSettings()
 

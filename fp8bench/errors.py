@@ -10,7 +10,8 @@
     ├── RunDirError               a run directory that is missing, foreign or damaged
     ├── WorkerError               a worker process that could not do its work
     ├── StoreError                MLflow did not take or give what was asked
-    └── DeliveryError             a message could not be handed over
+    ├── DeliveryError             a message could not be handed over
+    └── NothingToDo               no error: a night that has nothing to measure, by setting nights.unchanged; exit 0
 
 Every message is one sentence or two: the value, what is allowed, what to do.
 The command line prints it without a traceback.
@@ -63,3 +64,7 @@ class StoreError(Fp8BenchError):
 
 class DeliveryError(Fp8BenchError):
     """A message could not be handed over."""
+
+
+class NothingToDo(Fp8BenchError):  # noqa: N818 (it ends a night, and is no error)
+    """A night that has nothing to measure."""

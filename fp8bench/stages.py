@@ -22,7 +22,7 @@ from . import __version__, builds, environment, git, paths, records, suite, supe
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
-from .errors import Fp8BenchError, RunDirError, UsageError
+from .errors import Fp8BenchError, NothingToDo, RunDirError, UsageError
 from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
 from .rundir import RunDir
 from .spec import Case, Cell
@@ -45,6 +45,7 @@ class Request:
     candidate: str | None = None
     baseline: str | None = None
     suite: str | None = None
+    at: str | None = None  # the time of a night that is made up for: the commit is the latest of then
 
     def given(self) -> dict[str, str]:
         return {key: value for key, value in asdict(self).items() if value is not None}
@@ -149,12 +150,16 @@ def _decide(config: Config, request: Request) -> Prepared:
     device = environment.resolve_device(config)
     chosen = suite.load(request.suite or config.suite, device)
     repo = request.repo or config.repo
-    candidate = git.resolve(repo, request.candidate or "HEAD", config.home / "repos")
+    candidate = _candidate(config, request, repo)
     machine = environment.read_environment(device, config.worker.python)
     baseline, baseline_run, first = _baseline(config, request, candidate, machine.device_name)
+    control = not first and git.kernels_equal(repo, baseline.sha, candidate.sha, config.home / "repos")
+    if control and config.nights.unchanged == "skip" and request.candidate is None:
+        raise NothingToDo(f"{candidate.short} has the kernels of the baseline {baseline.short}: nothing to measure.")
     created = datetime.now(UTC)
     run_id = f"{created:%Y%m%d-%H%M%S}-{candidate.sha[:9]}-{secrets.token_hex(2)}"
-    shards = suite.shard(chosen.cells, machine.device_count if device == "cuda" else 1)
+    gpus = (config.nights.shards or machine.device_count) if device == "cuda" else 1
+    shards = suite.shard(chosen.cells, gpus)
     return Prepared(
         run_id=run_id,
         created=created,
@@ -172,8 +177,20 @@ def _decide(config: Config, request: Request) -> Prepared:
         seed=int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:4]),
         inspected=chosen.inspect,
         requested=_public(request),
-        notes=_notes(repo, candidate),
+        notes=_notes(repo, candidate) + ((_control_note(candidate, baseline),) if control else ()),
     )
+
+
+def _candidate(config: Config, request: Request, repo: str) -> Commit:
+    """The commit under test: the one that was asked for, or the latest of the branch, now or at the night's time."""
+    cache, revision = config.home / "repos", request.candidate or config.nights.branch or "HEAD"
+    if request.candidate or request.at is None:
+        return git.resolve(repo, revision, cache)
+    try:
+        when = datetime.fromisoformat(request.at)
+    except ValueError:
+        raise UsageError(f"--at {request.at!r} is no time: write it as 2026-03-01T02:00+00:00.") from None
+    return git.latest_before(repo, revision, when.astimezone(UTC), cache)
 
 
 def _baseline(config: Config, request: Request, candidate: Commit, device_name: str) -> tuple[Commit, str, bool]:
@@ -195,6 +212,10 @@ def _harness() -> Commit:
         return Commit(sha="", subject=f"fp8bench {__version__}")
     commit = git.resolve(paths.CHECKOUT, "HEAD", Path())
     return commit.model_copy(update={"dirty": bool(git.dirty_files(paths.CHECKOUT))})
+
+
+def _control_note(candidate: Commit, baseline: Commit) -> str:
+    return f"A control night: {candidate.short} has the kernels of the baseline {baseline.short}, so nothing may move."
 
 
 def _notes(repo: str, candidate: Commit) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import Fp8BenchError
+from ..errors import Fp8BenchError, NothingToDo
 
 COMMANDS = {
     "bench": "time the backends on this machine and compare them (as vLLM's bench_per_token_quant_fp8.py)",
     "build": "compile the kernels of a commit",
     "nightly": "run a whole night without Airflow",
+    "commits": "list the commits that have kernels of their own and no night yet",
     "stage": "run one stage of a night over its run directory",
     "report": "print what a night found",
     "baseline": "show or accept the baseline",
@@ -79,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = importlib.import_module(f"{__name__}.{args.command}").run(args)
         return code
+    except NothingToDo as reason:
+        print(f"fp8bench {args.command}: {reason}")
+        return EXIT_OK
     except Fp8BenchError as error:
         print(f"fp8bench {args.command}: {error}", file=sys.stderr)
         return EXIT_ERROR

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from .. import stages, wording
+from .. import commits, stages, wording
 from ..config import Config
-from ..errors import Fp8BenchError
+from ..errors import Fp8BenchError, UsageError
 from ..progress import Reporter
 from ..rundir import RunDir
-from . import EXIT_ERROR
+from . import EXIT_ERROR, EXIT_OK
 from .stage import add_request, request_of, settings_of
 
 # Stages that tell what was found. When one fails the others still speak, so that a regression is mailed although
@@ -21,17 +22,42 @@ _TELLING = ("log", "render", "alert")
 def configure(parser: argparse.ArgumentParser) -> None:
     add_request(parser)
     parser.add_argument("--run-dir", type=Path, help="directory of the night; one that exists is resumed")
+    parser.add_argument(
+        "--commits", metavar="A..B", help="a night for every commit of the range that touches kernels, oldest first"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.commits:
+        return _run_range(args)
     settings = settings_of(args)
     run_dir = (args.run_dir or stages.new_run_dir(settings)).resolve()
+    return _run_night(run_dir, settings, request_of(args), new=args.run_dir is None)
+
+
+def _run_range(args: argparse.Namespace) -> int:
+    """A night a commit, each in a directory that bears its name: what was finished is not repeated. The worst code."""
+    if args.run_dir or args.candidate or args.at:
+        raise UsageError("--commits names the nights itself: leave out --run-dir, --candidate and --at.")
+    settings, codes = settings_of(args), [EXIT_OK]
+    wanted = commits.in_range(settings, args.repo or settings.repo, args.commits, args.baseline or "")
+    for number, entry in enumerate(wanted, 1):
+        print(f"\ncommit {number} of {len(wanted)}: {entry.commit.short}  {entry.commit.subject}")
+        request = replace(request_of(args), candidate=entry.commit.sha, baseline=entry.baseline)
+        codes.append(_run_night((settings.runs_dir / entry.run_name).resolve(), settings, request, new=False))
+    if not wanted:
+        print(f"No commit of {args.commits} touches kernels: nothing to measure.")
+    return max(codes)
+
+
+def _run_night(run_dir: Path, settings: Config, request: stages.Request, *, new: bool) -> int:
+    """All stages of a night; new: its directory goes again when it never begins."""
     with Reporter() as reporter:
         reporter.say(f"night    {run_dir}")
         try:
-            troubles = _run_stages(run_dir, settings, stages.Options(request_of(args)), reporter)
+            troubles = _run_stages(run_dir, settings, stages.Options(request), reporter)
         except Fp8BenchError:
-            if args.run_dir is None:
+            if new:
                 RunDir(run_dir).discard_unprepared()
             raise
         code = stages.run_stage("gate", run_dir, settings)

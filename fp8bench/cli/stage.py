@@ -26,12 +26,13 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repo", metavar="URL|PATH", help="repository under test (default: setting repo)")
     parser.add_argument("--candidate", metavar="REV", help="commit under test (default: HEAD)")
     parser.add_argument("--baseline", metavar="REV", help="commit to compare with (default: the accepted baseline)")
+    parser.add_argument("--at", metavar="TIME", help="measure the latest commit of that time instead of now's")
     parser.add_argument("--suite", metavar="NAME|FILE", help="cells to measure (default: setting suite)")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], help="default: setting device")
 
 
 def request_of(args: argparse.Namespace) -> stages.Request:
-    return stages.Request(args.repo, args.candidate, args.baseline, args.suite)
+    return stages.Request(args.repo, args.candidate, args.baseline, args.suite, args.at)
 
 
 def settings_of(args: argparse.Namespace) -> config.Config:
