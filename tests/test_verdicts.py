@@ -24,6 +24,7 @@ from fp8bench.records import (
     Environment,
     LaunchFailure,
     Prepared,
+    Screened,
     TimingReport,
     Verdict,
     Verdicts,
@@ -116,9 +117,11 @@ def judge(
     checks: CheckReport | None = None,
     timing: TimingReport | None = None,
     night: Prepared | None = None,
+    screened: Screened | None = None,
 ) -> Verdicts:
     timing = timing or TimingReport(shard=0, launches=6)
-    return verdicts.judge(night or prepared(), builds or built(), checks or checked(), [timing], data, SETTINGS)
+    records = (night or prepared(), builds or built(), checks or checked(), [timing])
+    return verdicts.judge(*records, data, SETTINGS, screened)
 
 
 def regressed_families(found: Verdicts) -> set[str]:
@@ -317,6 +320,113 @@ def test_significance_magnitude_and_direction_are_put_together_once(
 ) -> None:
     effect = Effect(value=value, lower=value - 0.01, upper=upper, p_value=0.0, launches=6)
     assert verdicts.change(effect, significant, margin=0.03) is verdict
+
+
+# ---- screen and confirmation --------------------------------------------------------------------------------
+
+PER_TOKEN = tuple(cell for cell in CELLS if (cell.backend, cell.case.scheme.name) == ("cpu", "per-token"))
+SCREENED = Screened(cells=tuple(sorted(cell.id for cell in PER_TOKEN)), families=("cpu/per-token/bfloat16/hot",))
+
+
+def two_phases(screening: float, confirming: float, *, launches: int = 12) -> pd.DataFrame:
+    """A night in which the per-token cells of the CPU seemed to move by `screening` and then by `confirming`."""
+    first = samples({"per-token": screening}).assign(phase="screen")
+    second = samples({"per-token": confirming}, launches=launches, seed=2, cells=PER_TOKEN).assign(phase="confirm")
+    return pd.concat([first, second], ignore_index=True)
+
+
+def test_luck_in_the_screen_accuses_nobody() -> None:
+    found = judge(two_phases(0.14, 0.0), screened=SCREENED)
+    assert (found.verdict, found.causes) == (Verdict.OK, ())
+    assert {cell.phase for cell in found.cells if cell.cell in SCREENED.cells} == {"confirm"}
+    assert {cell.phase for cell in found.cells if cell.cell not in SCREENED.cells} == {"screen"}
+
+
+def test_what_is_confirmed_is_judged_by_the_confirming_launches_alone() -> None:
+    found = judge(two_phases(0.03, 0.14), screened=SCREENED)
+    assert regressed_families(found) == {"per-token/bfloat16"}
+    assert [cause.worst.launches for cause in found.causes if cause.worst] == [12]
+    family = next(entry for entry in found.families if entry.verdict is Verdict.REGRESSED)
+    assert family.phase == "confirm"
+    assert family.effect is not None
+    assert family.effect.value == pytest.approx(0.14, abs=0.02)
+
+
+def test_what_was_not_screened_is_not_accused_whatever_it_shows() -> None:
+    """The confirmation is the only way to an accusation."""
+    none = Screened(cells=(), families=())
+    assert judge(samples({"per-token": 0.14}), screened=none).exit_code == 0
+
+
+def test_too_few_confirming_launches_leave_it_unresolved() -> None:
+    found = judge(two_phases(0.14, 0.14, launches=2), screened=SCREENED)
+    assert found.exit_code == 0
+    told = [cell for cell in found.cells if cell.cell in SCREENED.cells]
+    assert {cell.verdict for cell in told} == {Verdict.UNRESOLVED}
+    assert all("too few launches confirmed" in cell.reason for cell in told)
+
+
+def test_a_cell_whose_machine_code_is_the_same_is_a_control_by_itself() -> None:
+    found = checked()
+    same = tuple(
+        result.model_copy(update={"identity": "same" if "per-token" in result.case else result.role})
+        for result in found.results
+    )
+    cells = judge(samples({"per-token": 0.01}), checks=CheckReport(results=same)).cells
+    controls = {cell.cell for cell in cells if cell.verdict is Verdict.CONTROL and cell.cell.startswith("cpu/")}
+    assert controls == set(SCREENED.cells)
+
+
+def test_the_arm_counts_its_false_alarms_and_touches_no_verdict() -> None:
+    arm = samples({"per-token": 0.14}, cells=CELLS[12:], seed=5).assign(phase="aa")
+    arm.loc[arm["role"] == "candidate", "seconds"] *= np.exp(-0.035)  # the other cells balance those
+    found = judge(pd.concat([samples({}).assign(phase="screen"), arm]))
+    assert found.exit_code == 0
+    assert found.arm is not None
+    assert (found.arm.cells, found.arm.launches, found.arm.alarms) == (12, 6, 3)
+    assert found.arm.largest == pytest.approx(0.105, abs=0.02)
+    assert found.cells == judge(samples({})).cells
+    assert judge(samples({})).arm is None
+
+
+def test_a_baseline_that_moved_against_itself_makes_the_night_invalid() -> None:
+    arm = samples(dict.fromkeys(SCHEMES, 0.1), cells=CELLS[12:], seed=5).assign(phase="aa")
+    found = judge(pd.concat([samples({"per-token": 0.14}).assign(phase="screen"), arm]))
+    assert (found.exit_code, found.causes) == (3, ())
+    assert "the baseline moved by +1" in found.sentence
+
+
+def test_many_dropped_blocks_make_the_night_invalid() -> None:
+    timing = TimingReport(shard=0, launches=6, quads=100, dropped=40)
+    found = judge(samples({"per-token": 0.14}), timing=timing)
+    assert found.exit_code == 3
+    assert "40% of the blocks were disturbed" in found.sentence
+    assert judge(samples({}), timing=timing.model_copy(update={"dropped": 20})).exit_code == 0
+
+
+def test_the_smallest_detectable_effect_grows_with_the_noise() -> None:
+    still, noisy = (judge(samples({}, launch_sd=sd)).mde["cpu/hot"] for sd in (0.005, 0.02))
+    assert SETTINGS.margin_cpu < still < noisy
+    found = judge(samples({}))
+    assert all((cell.mde is None) == (cell.verdict is Verdict.CONTROL) for cell in found.cells)
+
+
+def test_a_confirmation_sees_smaller_effects() -> None:
+    alone, confirmed = judge(samples({})), judge(two_phases(0.0, 0.0), screened=SCREENED)
+    assert confirmed.mde["cpu/hot"] < alone.mde["cpu/hot"]
+
+
+def test_a_fallen_speedup_names_the_side_that_moved() -> None:
+    slower = {entry.family: entry.moved for entry in judge(samples({"per-token": 0.14})).speedups}
+    assert slower["per-token/bfloat16"] == "backend slower"
+    assert {side for family, side in slower.items() if family != "per-token/bfloat16"} == {""}
+    changed = BuiltLibrary(backend="torch", ok=True, identity="another")
+    data = samples({"per-token": 0.14})
+    reference = data["cell"].str.startswith("torch/per-t") & (data["role"] == "candidate")
+    data.loc[reference, "seconds"] *= 0.8
+    found = {entry.family: entry.moved for entry in judge(data, builds=built(torch=changed)).speedups}
+    assert found["per-token/bfloat16"] == "both"
+    assert found["per-tensor/bfloat16"] == "reference faster"
 
 
 # ---- how often ----------------------------------------------------------------------------------------------
