@@ -254,7 +254,9 @@ def follow(night: Night, console: Console) -> list[TaskState]:
 
 
 def night_code(run_dir: Path, failed: list[TaskState]) -> int:
-    """The night's exit code: the verdict's, or 4 when a stage could not work."""
+    """The night's exit code: the verdict's, 0 for a night with nothing to measure, 4 when a stage could not work."""
+    if not failed and not (run_dir / "prepare.json").exists():
+        return 0
     if failed or not (run_dir / "verdicts.json").exists():
         return EXIT_ERROR
     command = [sys.executable, "-m", "fp8bench", "stage", "gate", "--run-dir", str(run_dir)]
@@ -266,6 +268,8 @@ def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
     """What is worth knowing in the end, as (title, text)."""
     if (verdicts := run_dir / "verdicts.json").exists():
         yield "Verdict", records.read(records.Verdicts, verdicts).sentence
+    elif code == 0:
+        yield "Verdict", "none: the kernels are those of the baseline, and nights.unchanged is skip."
     else:
         yield "Verdict", "none: a stage could not work. What was measured is kept."
     if (report := run_dir / "report.html").exists():

@@ -11,6 +11,8 @@ prepare -> build -> check -> time (one task a shard) -> judge -> log -> render -
   `[airflow]` section of fp8bench's settings.
 * Findings fail no stage: a night with a regression still logs, renders and mails. Only **gate** turns red, with the
   verdict as its message.
+* A night that was missed is made up for, by `airflow.catch_up`, with the commit that was the latest at its time. One
+  whose kernels are the baseline's is a control, or skipped, by `nights.unchanged`.
 * A task that could not work (exit code 4, or killed) is tried again; a fault of fp8bench itself is not.
 """
 
@@ -29,13 +31,23 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+)
 
 from fp8bench import config, git, records
 
 CONFIG = config.load()
 SETTINGS = CONFIG.airflow
-GPU: dict[str, Any] = {"pool": SETTINGS.pool, "queue": SETTINGS.queue, "executor": SETTINGS.executor or None}
+# the machine that prepares a night describes the GPU, so it must have one; it takes none of the pool
+ON_GPU: dict[str, Any] = {"queue": SETTINGS.queue, "executor": SETTINGS.executor or None}
+if SETTINGS.pod_template:
+    ON_GPU["executor_config"] = {"pod_template_file": SETTINGS.pod_template}
+GPU: dict[str, Any] = {"pool": SETTINGS.pool, **ON_GPU}
+LATE = timedelta(hours=1)  # a scheduled night that begins later is made up for, and measures the commit of its time
 
 COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
 PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
@@ -109,21 +121,33 @@ def _stage(name: str, *options: str) -> tuple[int, str]:
         return process.wait(), last
 
 
-def run_stage(name: str, *options: str) -> None:
-    """Run a stage; AirflowException (tried again) when it could not work, AirflowFailException when it broke."""
+def run_stage(name: str, *options: str) -> str:
+    """Run a stage, return its last line; AirflowException (tried again) when it could not work, AirflowFailException
+    when it broke."""
     code, last = _stage(name, *options)
     if code == COULD_NOT_WORK or code < 0:
         raise AirflowException(f"stage {name} could not work (exit code {code}): {last}")
     if code:
         raise AirflowFailException(f"stage {name} broke (exit code {code}), a fault of fp8bench: {last}")
+    return last
 
 
-def _failed_tasks() -> list[str]:
-    """Tasks of this run that failed, as the scheduler knows them."""
+def _states() -> dict[str, str]:
+    """State of every task of this run, as the scheduler knows them."""
     context = get_current_context()
     run_id = context["run_id"]
-    states = context["ti"].get_task_states(dag_id=context["dag"].dag_id, run_ids=[run_id])
-    return sorted(name for name, state in states.get(run_id, {}).items() if state == "failed")
+    found: dict[str, str] = context["ti"].get_task_states(dag_id=context["dag"].dag_id, run_ids=[run_id])[run_id]
+    return found
+
+
+def _made_up_for() -> list[str]:
+    """`--at TIME` for a scheduled night that begins late, else nothing; a night that was missed may be skipped."""
+    when = get_current_context().get("logical_date")
+    if when is None or datetime.now(UTC) - when < LATE or (_here() / "prepare.json").exists():
+        return []
+    if SETTINGS.catch_up == "none":
+        raise AirflowSkipException(f"the night of {when:%Y-%m-%d %H:%M} was missed, and airflow.catch_up is none")
+    return ["--at", when.isoformat()]
 
 
 def _send_by_connection(run_dir: Path) -> int:
@@ -154,12 +178,14 @@ def _has_connection() -> bool:
     return True
 
 
-@task(execution_timeout=timedelta(minutes=30))
+@task(execution_timeout=timedelta(minutes=30), **ON_GPU)
 def prepare() -> list[int]:
     """Resolve the commits, freeze the settings, describe the machine. Returns the numbers of the shards."""
     params = get_current_context()["params"]
     given = [(f"--{name}", params[name]) for name in PARAMS if params[name]]
-    run_stage("prepare", *(word for option in given for word in option))
+    last = run_stage("prepare", *(word for option in given for word in option), *_made_up_for())
+    if not (_here() / "prepare.json").exists():
+        raise AirflowSkipException(last)  # by nights.unchanged: what would be measured is the baseline
     return list(range(len(records.read(records.Prepared, _here() / "prepare.json").shards)))
 
 
@@ -217,10 +243,12 @@ def alert() -> None:
 @task(execution_timeout=timedelta(minutes=5), retries=0, trigger_rule=TriggerRule.ALL_DONE)
 def gate() -> str:
     """Fail the run on a regression, on wrong, crashed or unbuilt kernels, on an invalid night, on failed stages."""
-    verdicts = _here() / "verdicts.json"
+    verdicts, states = _here() / "verdicts.json", _states()
+    if states.get("prepare") == "skipped":
+        raise AirflowSkipException("there was nothing to measure")
     code, _ = _stage("gate") if verdicts.exists() else (COULD_NOT_WORK, "")
     sentence = records.read(records.Verdicts, verdicts).sentence if verdicts.exists() else "There is no verdict."
-    failed = _failed_tasks()
+    failed = sorted(name for name, state in states.items() if state == "failed")
     if failed:
         sentence += f" Could not work: {', '.join(failed)}; what was measured is kept in {_here()}."
     if code or failed:
@@ -234,13 +262,13 @@ def gate() -> str:
     description="Performance-regression night of the FP8 quantization kernels",
     doc_md=__doc__,
     schedule=SETTINGS.schedule or None,
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
-    catchup=False,
+    catchup=SETTINGS.catch_up == "all",
     max_active_runs=1,
     params=PARAMS,
     tags=["fp8bench", "nightly"],
     default_args={
         "owner": "fp8bench",
+        "queue": SETTINGS.control_queue,
         "retries": SETTINGS.retries,
         "retry_delay": timedelta(seconds=SETTINGS.retry_delay_s),
     },

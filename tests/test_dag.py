@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,7 +81,7 @@ def dag(airflow_database: Path) -> Any:
 
     bag = DagBag(DAG_FILE.parent)
     assert bag.import_errors == {}
-    assert list(bag.dags) == ["fp8bench_nightly"]
+    assert sorted(bag.dags) == ["fp8bench_commits", "fp8bench_nightly"]
     return bag.dags["fp8bench_nightly"]
 
 
@@ -130,8 +130,9 @@ def test_settings_choose_pool_queue_executor_schedule_and_retries() -> None:
     )
     assert chosen["schedule"] is None
     for name, task in chosen["tasks"].items():
-        gpu = name in ("check", "time")
-        assert (task["pool"] == "h200", task["queue"] == "gpu", task["executor"] == "CeleryExecutor") == (gpu,) * 3
+        gpu = name in ("prepare", "check", "time")  # the machine that prepares a night describes the GPU
+        assert (task["queue"] == "gpu", task["executor"] == "CeleryExecutor") == (gpu,) * 2
+        assert (task["pool"] == "h200") == (name in ("check", "time"))
         assert task["retries"] == (0 if name == "gate" else 3)
 
 
@@ -296,3 +297,53 @@ def test_a_stage_that_cannot_work_turns_the_gate_red(
     assert night.state == "failed"
     assert night.tasks["log"] == night.tasks["gate"] == "failed"
     assert "delete it and run its stage again" in "".join(capfd.readouterr())
+
+
+# ---- nights that have nothing to measure, or come late ------------------------------------------------------
+
+
+def test_a_night_without_kernel_changes_is_skipped_where_that_is_set(
+    dag: Any, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FP8BENCH_NIGHTS__UNCHANGED", "skip")
+    when = datetime(2026, 3, 4, 2, tzinfo=UTC)
+    directory = module.run_directory(f"manual__{when.isoformat()}")
+    shutil.rmtree(directory, ignore_errors=True)
+    conf = {"repo": str(CHECKOUT), "baseline": "HEAD", "suite": "smoke"}
+    result = dag.test(run_after=when, logical_date=None, run_conf=conf)
+    states = {instance.task_id: str(instance.state) for instance in result.get_task_instances()}
+    assert states == dict.fromkeys(ORDER, "skipped")
+    assert not list(directory.parent.glob(f"{directory.name}/prepare.json"))
+
+
+@pytest.mark.parametrize(("catch_up", "late"), [("latest", True), ("none", True), ("none", False)])
+def test_a_late_night_measures_the_commit_of_its_time_or_nothing(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, catch_up: str, late: bool
+) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    when = datetime.now(UTC) - timedelta(hours=30 if late else 0)
+    monkeypatch.setattr(module, "SETTINGS", module.SETTINGS.model_copy(update={"catch_up": catch_up}))
+    monkeypatch.setattr(module, "get_current_context", lambda: {"logical_date": when, "run_id": "scheduled__late"})
+    if late and catch_up == "none":
+        with pytest.raises(AirflowSkipException, match="was missed"):
+            module._made_up_for()
+    else:
+        assert module._made_up_for() == (["--at", when.isoformat()] if late else [])
+
+
+def test_a_night_a_commit_is_triggered_by_its_own_name(airflow_database: Path, tmp_path: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(DAG_FILE.parent).dags["fp8bench_commits"]
+    assert dag.schedule is None
+    trigger = dag.get_task("trigger")
+    assert trigger.partial_kwargs["skip_when_already_exists"]
+    command = [sys.executable, "-m", "fp8bench", "commits", "--json", f"--repo={CHECKOUT}", "--commits=HEAD~2..HEAD"]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
+    first = subprocess.run(
+        ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD~2"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    for entry in json.loads(done.stdout):
+        assert entry["baseline"] == first
+        assert entry["run"] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
