@@ -3,7 +3,8 @@
     evidence    what was recorded, and what is settled before timing
     decisions   what launches alone say: significance, magnitude, direction
     validity    whether the machine can be believed
-    cells, families, backends, speedups, causes    what is told
+    cells, families, backends, speedups, causes, shifts    what is told
+    continuity  what of it is new
 
 Exit codes, first that applies: 2 something is wrong, crashed or not built; 3 the night is invalid; 1 a regression;
 0 otherwise. An invalid night neither accuses nor acquits what it timed; what was found before timing stands.
@@ -11,21 +12,23 @@ Exit codes, first that applies: 2 something is wrong, crashed or not built; 3 th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from statistics import median
 
 import pandas as pd
 
 from ..config import VerdictSettings
-from ..records import BuildReport, CellVerdict, CheckReport, Prepared, Screened, TimingReport, Verdict, Verdicts
+from ..records import BuildReport, CellVerdict, CheckReport, Prepared, Screened, Shift, TimingReport, Verdict, Verdicts
 from .backends import exit_code, judge_backend, night_sentence
 from .causes import TOLD, find_causes, suspects_of
 from .cells import judge_cells
+from .continuity import continued
 from .decisions import change, decide, direction, is_relevant, is_significant, loudest
 from .evidence import BROKEN, Evidence
 from .families import judge_families
 from .power import Power, tonight
+from .shifts import find_shifts
 from .speedups import speedups
 from .validity import arm_result, invalidated, throttled_share, why_invalid
 
@@ -33,6 +36,7 @@ __all__ = [
     "BROKEN",
     "TOLD",
     "change",
+    "continued",
     "direction",
     "is_relevant",
     "is_significant",
@@ -53,12 +57,14 @@ def judge(
     samples: pd.DataFrame,
     settings: VerdictSettings,
     screened: Screened | None = None,
+    recorded: Mapping[str, float] | None = None,
 ) -> Verdicts:
-    """Judge a night. The order of rows, files and results does not matter.
+    """Judge a night by itself; `continued` sets it against the night before. Neither depends on the order of rows.
 
     timed: of the screening and of the confirming launches.
     samples: raw blocks in the columns of `records.SAMPLE_COLUMNS`; without a phase, they are of the screen.
     screened: what the screen let through; None when there was none, and the screening launches decide alone.
+    recorded: microseconds a call of the baseline build by cell, as measured on the night it was accepted from.
     """
     if "phase" not in samples:
         samples = samples.assign(phase="screen")
@@ -83,9 +89,14 @@ def judge(
         causes=tuple(find_causes(night, cells, families, backends)),
         margin=night.margin,
         confidence=settings.confidence,
+        shifts=() if reason else tuple(_shifts(night, cells, recorded or {})),
         arm=arm_result(arm, night),
         mde=_typical_mde(cells),
     )
+
+
+def _shifts(night: Evidence, cells: Sequence[CellVerdict], recorded: Mapping[str, float]) -> list[Shift]:
+    return find_shifts(cells, recorded, night.prepared.baseline_run, night.settings.shift(night.device))
 
 
 def _power(night: Evidence, hypotheses: int | None) -> Power:

@@ -1,0 +1,64 @@
+"""Earlier nights beside a night: which one came before it, and what its baseline's own night recorded.
+
+Run directories are read, not the clock: a night that is judged again finds the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import RunDirError
+from .records import Prepared, Verdict, Verdicts
+from .rundir import RunDir
+
+
+def nights(runs_dir: Path, like: Prepared) -> Iterator[tuple[Prepared, RunDir]]:
+    """Judged nights of the device and suite of `like` that began before it, newest first; damaged ones are left out."""
+    found = []
+    for path in runs_dir.glob("*/verdicts.json"):
+        run = RunDir(path.parent)
+        try:
+            prepared = run.prepared()
+        except RunDirError:
+            continue
+        if prepared.created < like.created and _is_alike(prepared, like):
+            found.append((prepared, run))
+    yield from sorted(found, key=lambda entry: (entry[0].created, entry[0].run_id), reverse=True)
+
+
+def previous(runs_dir: Path, tonight: Prepared) -> tuple[Prepared, Verdicts] | None:
+    """The newest earlier night that is valid; an invalid one neither accused nor cleared."""
+    for prepared, run in nights(runs_dir, tonight):
+        found = _judged(run)
+        if found is not None and found.verdict is not Verdict.INVALID and found.exit_code != 3:
+            return prepared, found
+    return None
+
+
+def recorded_times(runs_dir: Path, tonight: Prepared) -> dict[str, float]:
+    """Microseconds a call of the baseline build by cell, on the night that it was accepted from.
+
+    Empty where that night is unknown, was invalid or has no run directory here.
+    """
+    for prepared, run in nights(runs_dir, tonight):
+        found = _judged(run) if prepared.run_id == tonight.baseline_run else None
+        if (
+            found is not None
+            and found.verdict is not Verdict.INVALID
+            and prepared.candidate.sha == tonight.baseline.sha
+        ):
+            return {cell.cell: cell.candidate_us for cell in found.cells if cell.candidate_us}
+    return {}
+
+
+def _is_alike(prepared: Prepared, like: Prepared) -> bool:
+    same_device = prepared.environment.device_name == like.environment.device_name
+    return same_device and prepared.suite == like.suite and prepared.run_id != like.run_id
+
+
+def _judged(run: RunDir) -> Verdicts | None:
+    try:
+        return run.judged()
+    except RunDirError:
+        return None
