@@ -22,6 +22,7 @@ _ALLOCATED = 0x2  # flag of a section that is there when the code runs
 _FAT_MAGIC = 0xBA55ED50
 _FAT_HEADER = struct.Struct("<IHHQ")  # magic, version, bytes of the header, bytes of all entries
 _FAT_ENTRY = struct.Struct("<HHIQ12xI")  # kind, version, bytes of the header, bytes of the payload; XX of sm_XX
+_INSTRUCTION_BYTES = 16  # since sm_70
 _FAT_CODE = 2  # kind of an entry that is a cubin
 
 
@@ -107,6 +108,18 @@ def kernels_of_library(library: bytes) -> dict[str, dict[str, str]]:
                     ambiguous.add((architecture, name))
     for architecture, name in ambiguous:
         del found[architecture][name]
+    return found
+
+
+def instructions_of_library(library: bytes) -> dict[str, dict[str, int]]:
+    """Instructions of each kernel of a CUDA library by architecture (XX of sm_XX) and name, padding included."""
+    found: dict[str, dict[str, int]] = {}
+    for section in sections(library):
+        for architecture, cubin in _cubins(section.content) if section.name == ".nv_fatbin" else ():
+            counted = found.setdefault(architecture, {})
+            for text in sections(cubin):
+                if text.name.startswith(".text."):
+                    counted[text.name.removeprefix(".text.")] = text.size // _INSTRUCTION_BYTES
     return found
 
 

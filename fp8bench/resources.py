@@ -30,7 +30,7 @@ def parse(report: str) -> list[KernelResources]:
     """The kernels of a `ptxas -v` report, in its order, under readable names."""
     parts = re.split(r"(?=^.*Compiling entry function )", report, flags=re.MULTILINE)
     kernels = [kernel for part in parts if (kernel := _parse_entry(part))]
-    names = _demangled([kernel.kernel for kernel in kernels])
+    names = readable([kernel.kernel for kernel in kernels])
     return [KernelResources(name, *_figures(kernel)) for name, kernel in zip(names, kernels, strict=True)]
 
 
@@ -53,7 +53,7 @@ def _parse_entry(part: str) -> KernelResources | None:
     return KernelResources(entry["kernel"], entry["architecture"], int(registers[1]), stack, stored + loaded, shared)
 
 
-def _demangled(names: list[str]) -> list[str]:
+def readable(names: list[str]) -> list[str]:
     """C++ names as people write them, where c++filt is there to translate; without their parameters."""
     tool = shutil.which("c++filt")
     if tool is None or not names:
