@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from . import __version__, builds, environment, git, paths, records, suite, supervisor, verdicts
+from . import __version__, builds, earlier, environment, git, paths, records, suite, supervisor, verdicts
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
@@ -377,11 +377,20 @@ def timeable(cells: Sequence[str], checked: CheckReport, device: str) -> list[Ce
 def _judge(night: _Night) -> None:
     if night.run.is_done("judge"):
         return
-    run = night.run
-    found = verdicts.judge(
-        run.prepared(), run.built(), run.checked(), run.timed(), run.raw_samples(), night.config.verdicts
-    )
-    records.write(found, run.verdicts)
+    run, nights = night.run, night.config.runs_dir
+    prepared, screened = run.prepared(), run.screened() if run.screen.is_file() else None
+    recorded = earlier.recorded_times(nights, prepared)
+    measured = (run.timed(), run.raw_samples())
+    found = verdicts.judge(prepared, run.built(), run.checked(), *measured, night.config.verdicts, screened, recorded)
+    records.write(_continued(found, prepared, nights), run.verdicts)
+
+
+def _continued(found: records.Verdicts, prepared: Prepared, nights: Path) -> records.Verdicts:
+    """What of it the night before had already."""
+    if (before := earlier.previous(nights, prepared)) is None:
+        return found
+    same_baseline = before[0].baseline.sha == prepared.baseline.sha
+    return verdicts.continued(found, before[1], before[0].run_id, same_baseline)
 
 
 def _log(night: _Night) -> None:
@@ -395,7 +404,7 @@ def _log(night: _Night) -> None:
 def _render(night: _Night) -> None:
     """Write the report in its forms, and put it beside the night in MLflow where the night is there."""
     if not night.run.is_done("render"):
-        _write_reports(night.run)
+        _write_reports(night.run, night.config.home)
         if night.run.path.parent == night.config.runs_dir.resolve():
             refresh_index(night.config)
     if night.run.logged() and not night.run.is_attached():
@@ -405,14 +414,14 @@ def _render(night: _Night) -> None:
         records.write_bytes(b"", night.run.attached)
 
 
-def _write_reports(run: RunDir) -> None:
+def _write_reports(run: RunDir, home: Path) -> None:
     """The page comes last: it marks the stage as done, so where it is, the others are as fresh."""
     from . import report
     from .report import junit, summary
 
-    records.write_bytes(summary.render(run.path).encode(), run.summary)
+    records.write_bytes(summary.render(run.path, home).encode(), run.summary)
     records.write_bytes(junit.render(run.path).encode(), run.junit)
-    records.write_bytes(report.render(run.path).encode(), run.report)
+    records.write_bytes(report.render(run.path, home).encode(), run.report)
 
 
 def refresh_index(config: Config) -> Path:
