@@ -40,6 +40,7 @@ class WorkerSettings(Section):
     python: str = sys.executable  # interpreter of the GPU environment
     startup_timeout_s: float = Field(default=300, gt=0)
     cell_timeout_s: float = Field(default=120, gt=0)  # a cell that takes longer hangs
+    device_wait_s: float = Field(default=7200, ge=0)  # for another night on the same GPU to end
 
 
 class TimingSettings(Section):

@@ -10,15 +10,16 @@ import errno
 import hashlib
 import json
 import secrets
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from . import __version__, builds, earlier, environment, git, paths, records, suite, supervisor, verdicts
+from . import __version__, builds, devices, earlier, environment, git, paths, records, suite, supervisor, verdicts
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
@@ -66,6 +67,12 @@ class _Night:
     config: Config
     options: Options
     progress: Progress
+
+    def device(self, index: int = 0) -> AbstractContextManager[None]:
+        """The device, for this night alone; index: of a GPU, counted over those visible here."""
+        name, home = self.run.prepared().environment.device, self.config.home
+        say = partial(print, file=sys.stderr, flush=True)
+        return devices.held(name, index, home, self.config.worker.device_wait_s, say)
 
 
 def new_run_dir(config: Config) -> Path:
@@ -257,17 +264,18 @@ def _check(night: _Night) -> None:
     cells = map(Cell.parse, prepared.cells)
     jobs = list(dict.fromkeys((cell.backend, cell.case) for cell in cells))
     results: list[CheckResult] = []
-    for roles, runnable in _runnable(built, jobs).items():
-        directories = {role: Path(built.role(role).path) for role in roles}
-        results += supervisor.check_builds(
-            night.config,
-            directories,
-            runnable,
-            prepared.environment.device,
-            prepared.seed,
-            night.run.logs,
-            night.progress,
-        )
+    with night.device():
+        for roles, runnable in _runnable(built, jobs).items():
+            directories = {role: Path(built.role(role).path) for role in roles}
+            results += supervisor.check_builds(
+                night.config,
+                directories,
+                runnable,
+                prepared.environment.device,
+                prepared.seed,
+                night.run.logs,
+                night.progress,
+            )
     known = {(result.role, result.backend, result.case) for result in results}
     results += [
         _unchecked(built, role, backend, case)
@@ -348,19 +356,21 @@ def _write_times(night: _Night, shard: int) -> None:
     prepared, built = night.run.prepared(), night.run.built()
     cells = timeable(prepared.shards[shard], night.run.checked(), prepared.environment.device)
     report = TimingReport(shard=shard, launches=0)
+    gpu = shard % prepared.environment.device_count  # a fleet may have more shards than this machine has GPUs
     if cells:
-        report = supervisor.time_cells(
-            night.config,
-            {role: Path(built.role(role).path) for role in _BOTH},
-            cells,
-            prepared.environment.device,
-            prepared.seed,
-            night.run.samples_of(shard),
-            night.run.logs,
-            night.progress,
-            shard=shard,
-            gpu_index=shard if prepared.environment.device == "cuda" else None,
-        )
+        with night.device(gpu):
+            report = supervisor.time_cells(
+                night.config,
+                {role: Path(built.role(role).path) for role in _BOTH},
+                cells,
+                prepared.environment.device,
+                prepared.seed,
+                night.run.samples_of(shard),
+                night.run.logs,
+                night.progress,
+                shard=shard,
+                gpu_index=gpu if prepared.environment.device == "cuda" else None,
+            )
     records.write(report, night.run.time(shard))
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from .. import paths
 from ..config import Config
+from ..devices import visible_gpu
 from ..errors import WorkerError
 from ..protocol import Event, Request
 from ..records import write_bytes
@@ -53,8 +54,7 @@ def worker_environment(
     if device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     elif gpu_index is not None:
-        visible = [entry for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
-        env["CUDA_VISIBLE_DEVICES"] = visible[gpu_index] if gpu_index < len(visible) else str(gpu_index)
+        env["CUDA_VISIBLE_DEVICES"] = visible_gpu(gpu_index)
     env.pop("TRITON_INTERPRET", None)
     return env | ({"TRITON_INTERPRET": "1"} if interpret else {})
 

@@ -1,0 +1,81 @@
+"""One night a device at a time: a lock that every night of this machine takes while it checks or times on a GPU.
+
+Pools of a scheduler keep its own nights apart; the lock also keeps apart nights of several schedulers, homes and users,
+and those started by hand. It ends with the process that holds it, however that ends. Nights in containers that share a
+GPU see each other's locks when they share the directory of temporary files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import WorkerError
+
+_LOOK_S = 0.5
+
+
+def visible_gpu(index: int) -> str:
+    """The GPU that a worker for shard `index` is given, as CUDA names it: those visible here are dealt out in turn."""
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    return visible[index % len(visible)] if visible else str(index)
+
+
+def lock_file(device: str, index: int, home: Path) -> Path:
+    """A GPU's lock is the machine's; a CPU has room for several nights, so that only those of a home wait."""
+    if device != "cuda":
+        return home / ".cpu.lock"
+    name = "".join(character if character.isalnum() or character in "-_" else "-" for character in visible_gpu(index))
+    return Path(tempfile.gettempdir()) / f"fp8bench-gpu-{name}.lock"
+
+
+@contextmanager
+def held(
+    device: str, index: int, home: Path, patience_s: float, say: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock of a device; wait for it up to `patience_s` seconds, and say so once.
+
+    WorkerError when another night holds it for longer, or when the lock cannot be taken at all.
+    """
+    path = lock_file(device, index, home)
+    descriptor = _open(path)
+    try:
+        _take(descriptor, path, patience_s, say)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """A descriptor to lock. Another user's file can be locked too, though not written, and no link is followed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise WorkerError(f"cannot open {path}, the lock of the device: {error.strerror}. Remove it.") from None
+
+
+def _take(descriptor: int, path: Path, patience_s: float, say: Callable[[str], None] | None) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise WorkerError(
+                    f"another night has held the device for {patience_s:.0f} s ({path}): run this again after it."
+                ) from None
+        else:
+            return
+        if say:
+            say(f"another night measures on this device ({path}): waiting for it")
+            say = None
+        time.sleep(_LOOK_S)
