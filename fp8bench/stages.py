@@ -165,7 +165,7 @@ def _decide(config: Config, request: Request) -> Prepared:
         raise NothingToDo(f"{candidate.short} has the kernels of the baseline {baseline.short}: nothing to measure.")
     created = datetime.now(UTC)
     run_id = f"{created:%Y%m%d-%H%M%S}-{candidate.sha[:9]}-{secrets.token_hex(2)}"
-    gpus = (config.nights.shards or machine.device_count) if device == "cuda" else 1
+    gpus = config.nights.shards or (machine.device_count if device == "cuda" else 1)
     shards = suite.shard(chosen.cells, gpus)
     return Prepared(
         run_id=run_id,
