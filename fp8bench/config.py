@@ -44,13 +44,33 @@ class WorkerSettings(Section):
 
 
 class TimingSettings(Section):
-    launches: int = Field(default=6, ge=3)  # fresh worker processes
+    """How a night spends its time, each with its reason."""
+
+    # Fresh worker processes that screen: most of those that a cell gets before it is confirmed or left alone.
+    launches: int = Field(default=6, ge=3)
+    # More of them for what was screened: a cell's own noise is then known to a third.
+    confirm_launches: int = Field(default=12, ge=3)
+    # A cell needs no more launches once half of its interval is below this share of the margin (and, when it is
+    # screened, the whole interval within the margin). Half a margin tells an unchanged cell from one that moved by
+    # 1.5 margins; a verdict is worth a third.
+    screen_precision: float = Field(default=1 / 2, ge=0)
+    confirm_precision: float = Field(default=1 / 3, ge=0)
+    # Launches before an interval is believed. That of three is wide; a verdict must not rest on a spread that is small
+    # by luck.
+    screen_least: int = Field(default=3, ge=3)
+    confirm_least: int = Field(default=6, ge=3)
+    # Launches that measure cells of the same machine code in both builds: they must not move, and accuse nobody.
+    control_launches: int = Field(default=2, ge=1)
+    # The A/A arm: of the cells of a backend that are no controls, this share, and at least so many cells.
+    aa_share: float = Field(default=0.05, ge=0, le=1)
+    aa_cells: int = Field(default=3, ge=0)
     quads: int = Field(default=10, ge=1)  # ABBA quads a cell and launch
+    # That the quads of a hot cell are spread over, where calls overlap: such calls take one of two times (1.14 and
+    # 1.27 us were seen), one of them as long as a captured graph lasts. Five captures average over that for half of
+    # what the quads themselves cost.
+    captures: int = Field(default=5, ge=1)
     block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
     warmup_ms: float = Field(default=5.0, ge=0)
-    control_launches: int = Field(
-        default=2, ge=1
-    )  # launches that measure cells of the same machine code in both builds
 
 
 class VerdictSettings(Section):

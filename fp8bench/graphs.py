@@ -93,6 +93,14 @@ def read(graph: int) -> Graph | None:
         return None
 
 
+def overlaps(graph: int) -> bool:
+    """Whether kernels of the graph with the handle `graph` may overlap: also where that cannot be read."""
+    try:
+        return any(kind == _PROGRAMMATIC for _, _, kind in _edges(graph, _nodes(graph)))
+    except _UnreadableError:
+        return True
+
+
 def _nodes(graph: int) -> list[int]:
     count = c_size_t()
     _call("cuGraphGetNodes", c_void_p(graph), None, byref(count))

@@ -4,7 +4,7 @@ A worker is given one request, a JSON file, and answers with one event a line on
 code under test prints there goes to the log instead):
 
     ready                      the interpreter stands, torch is imported
-    start   item               an item (a job or a cell) begins
+    start   item               an item (a job) begins
     done    item, result       ... is done: a check result, or the timed blocks
     failed  item, status, ...  ... raised an error; the worker goes on if the device is still sound
     state   state              the device before and after a launch, or before it is described
@@ -58,17 +58,34 @@ class CheckRequest(_Message):
     interpret: bool = False  # through Triton's interpreter
 
 
+Phase = Literal["screen", "confirm", "aa"]
+
+
+class TimeJob(_Message):
+    """Time a cell; in phase "aa" the baseline against a second copy of itself, which takes the candidate's place."""
+
+    cell: str
+    phase: Phase = "screen"
+    seconds: float = 0.0  # that a call takes, as an earlier launch found; 0: not known
+
+    @property
+    def id(self) -> str:
+        return f"{self.phase}/{self.cell}"
+
+
 class TimeRequest(_Message):
-    """Time each cell, in order, baseline and candidate against each other."""
+    """Do each job, in order, baseline and candidate against each other."""
 
     mode: Literal["time"] = "time"
     device: Device
     seed: int
     builds: dict[Role, Path]
+    copy_of_baseline: Path | None = None  # needed for phase "aa": the same build in another place
     load_order: tuple[Role, Role]
-    cells: tuple[str, ...]
+    jobs: tuple[TimeJob, ...]
     shared: tuple[str, ...] = ()  # backends that are bound once, for both roles: they cannot differ
     quads: int
+    captures: int = 1  # that the quads of a hot cell are spread over
     block_s: float
     warmup_s: float
 

@@ -181,8 +181,10 @@ class DeviceState(Record):
     clock_mhz: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
-    throttle: tuple[str, ...] = ()
+    throttle: tuple[str, ...] = ()  # reasons of that moment; "held_down" after a launch: for much of the launch
+    held_s: float | None = None  # counts up: how long power or heat held down the clocks, or others took the cores
     load: float | None = None  # 1-minute load average of the machine
+    at: float | None = None  # seconds of a clock that starts with the machine
 
 
 class TimingReport(Document):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import backends, tensors
 from .backends import Backend
-from .protocol import REQUEST, CheckRequest, EnvironmentRequest, Event, TimeRequest
+from .protocol import REQUEST, CheckRequest, EnvironmentRequest, Event, TimeJob, TimeRequest
 from .records import CheckStatus, Role
 from .spec import FP8_MAX, Case, Cell
 from .timing import Block, Call, Clock, clock_for, machine
@@ -127,6 +127,9 @@ def _check(request: CheckRequest, reporter: Reporter) -> None:
 # ---- time ---------------------------------------------------------------------------------------------------
 
 
+_Buffers = tuple[Tensor, Tensor, Tensor, Tensor | None]  # x, codes, scales, given scales
+
+
 class _Inputs:
     """Inputs by size and dtype. Drawing one costs more than timing it, and many cells share one."""
 
@@ -153,54 +156,65 @@ def _given_scale(case: Case, x: Tensor) -> Tensor | None:
 
 
 class _Timer:
-    """Times cells of one request: both builds on the same buffers, bound in the request's load order."""
+    """Does the jobs of one request: both arms on the same buffers, bound in the request's load order."""
 
     def __init__(self, request: TimeRequest) -> None:
         self._request = request
         self._clock: Clock = clock_for(request.device, request.block_s, request.warmup_s)
         self._inputs = _Inputs(request.device, request.seed)
-        self._loaded: dict[tuple[Role, str], Backend] = {}
+        self._loaded: dict[tuple[Path, str], Backend] = {}
 
-    def _backend(self, role: Role, name: str) -> Backend:
-        if (role, name) not in self._loaded:
-            self._loaded[role, name] = backends.load(name, self._request.builds[role])
-        return self._loaded[role, name]
+    def _backend(self, build: Path, name: str) -> Backend:
+        if (build, name) not in self._loaded:
+            self._loaded[build, name] = backends.load(name, build)
+        return self._loaded[build, name]
 
-    def _buffers(self, case: Case, cold: bool) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-        """Buffer sets (x, codes, scales, given scales), as many as the regime needs."""
+    def _buffers(self, case: Case, cold: bool) -> list[_Buffers]:
+        """As many sets as the regime needs."""
         x = self._inputs.of(case)
         sets = self._clock.sets_for(case.bytes_moved, cold=cold)
         inputs = [x, *(x.clone() for _ in range(sets - 1))]
         scale = _given_scale(case, x)
         return [(entry, *tensors.poisoned_outputs(case, self._request.device), scale) for entry in inputs]
 
-    def _bind(
-        self, role: Role, cell: Cell, buffers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor | None]]
-    ) -> list[Call]:
-        backend = self._backend(role, cell.backend)
+    def _bind(self, build: Path, cell: Cell, buffers: Sequence[_Buffers]) -> list[Call]:
+        backend = self._backend(build, cell.backend)
         if reason := backend.supports(cell.case, self._request.device):
-            raise ValueError(f"the {role} does not support {cell.id}: {reason}")
+            raise ValueError(f"the build {build.name} does not support {cell.id}: {reason}")
         return [backend.bind(cell.case.scheme, x, codes, scales, scale) for x, codes, scales, scale in buffers]
 
-    def time(self, cell: Cell) -> list[Block]:
+    def _builds(self, job: TimeJob) -> dict[Role, Path]:
+        """What stands for each role: in the A/A arm the baseline for both, from two places."""
+        builds = dict(self._request.builds)
+        if job.phase == "aa":
+            if self._request.copy_of_baseline is None:
+                raise ValueError("the request names no copy of the baseline for its A/A arm")
+            builds["candidate"] = self._request.copy_of_baseline
+        return builds
+
+    def time(self, job: TimeJob) -> list[Block]:
         """Raw blocks; arm 0 is the baseline, 1 the candidate."""
-        cold = cell.regime == "cold"
+        cell, request = Cell.parse(job.cell), self._request
+        cold, builds = cell.regime == "cold", self._builds(job)
         buffers = self._buffers(cell.case, cold)
-        if cell.backend in self._request.shared:
-            arm = self._bind("baseline", cell, buffers)
+        if cell.backend in request.shared:
+            arm = self._bind(builds["baseline"], cell, buffers)
             arms = [arm, arm]
         else:
-            bound = {role: self._bind(role, cell, buffers) for role in self._request.load_order}
+            bound = {role: self._bind(builds[role], cell, buffers) for role in request.load_order}
             arms = [bound["baseline"], bound["candidate"]]
-        return self._clock.quads(arms, self._request.quads, cold=cold)
+        captures = 1 if cold else request.captures
+        return self._clock.quads(arms, request.quads, cold=cold, captures=captures, seconds=job.seconds)
 
 
 def _time(request: TimeRequest, reporter: Reporter) -> None:
     timer = _Timer(request)
-    reporter.emit(Event(event="state", result={"when": "before", **machine.state(request.device)}))
-    for text in request.cells:
-        reporter.attempt(text, request.device, partial(timer.time, Cell.parse(text)))
-    reporter.emit(Event(event="state", result={"when": "after", **machine.state(request.device)}))
+    before = machine.state(request.device)
+    reporter.emit(Event(event="state", result={"when": "before", **before}))
+    for job in request.jobs:
+        reporter.attempt(job.id, request.device, partial(timer.time, job))
+    after = machine.marked(before, machine.state(request.device))
+    reporter.emit(Event(event="state", result={"when": "after", **after}))
 
 
 # ---- main ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
+import random
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +81,72 @@ def test_quads_alternate_and_cancel_a_linear_drift() -> None:
 def test_three_arms_are_balanced_too() -> None:
     arms = [arm for _, _, arm in plan.palindromes(3, 2)]
     assert arms == [0, 1, 2, 2, 1, 0, 2, 1, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("quads", "captures", "shares"), [(10, 5, [2] * 5), (10, 1, [10]), (10, 3, [4, 3, 3]), (2, 5, [1, 0, 1, 0, 0])]
+)
+def test_captures_share_the_quads(quads: int, captures: int, shares: list[int]) -> None:
+    order = plan.palindromes(2, quads)
+    warmup, blocks = plan.replays(order, 2, captures, rounds=7)
+    assert set(warmup) == set(range(2 * captures)), "every graph is warmed up"
+    assert len(warmup) >= 2 * 7
+    assert [graph % 2 for graph in blocks] == [arm for _, _, arm in order]
+    used = [
+        len({quad for graph, (quad, _, _) in zip(blocks, order, strict=True) if graph // 2 == n})
+        for n in range(captures)
+    ]
+    assert sorted(used) == sorted(shares)
+    assert blocks == sorted(blocks, key=lambda graph: graph // 2), "one capture after the other"
+
+
+def _blocks(effect: float, sway: float, quads: int = 10, seed: int = 1) -> list[plan.Timed]:
+    generator = random.Random(seed)
+    return [
+        plan.Timed(quad, arm, 1e-6 * math.exp(effect * arm + generator.gauss(0, sway)))
+        for quad, _, arm in plan.palindromes(2, quads)
+    ]
+
+
+def test_a_quad_that_was_disturbed_is_dropped_and_an_effect_is_not() -> None:
+    blocks = _blocks(0.2, 0.001)
+    assert plan.disturbed(blocks) == set()
+    hit = blocks[9]
+    assert plan.disturbed([*blocks[:9], hit._replace(seconds=1.05 * hit.seconds), *blocks[10:]]) == {hit.quad}
+    assert plan.disturbed([]) == set()
+
+
+def test_noise_that_is_usual_for_a_cell_is_no_disturbance() -> None:
+    dropped = sum(len(plan.disturbed(_blocks(0.0, 0.05, seed=seed))) for seed in range(100))
+    assert dropped < 0.005 * 1000
+
+
+def test_the_effect_of_a_launch_is_the_median_over_whole_quads() -> None:
+    assert plan.effect(_blocks(0.02, 0.0)) == pytest.approx(0.02)
+    blocks = _blocks(0.02, 0.0)
+    assert plan.effect([blocks[0]._replace(seconds=9.0), *blocks[1:]]) == pytest.approx(0.02)
+    assert plan.effect(blocks[:3]) is None
+
+
+def test_an_interval_is_that_of_student() -> None:
+    found = plan.interval([0.01, 0.02, 0.03])
+    assert found is not None
+    assert found.mean == pytest.approx(0.02)
+    assert found.half == pytest.approx(4.302653 * 0.01 / 3**0.5, rel=1e-6)
+    assert plan.interval([0.01]) is None
+
+
+def test_a_cell_that_did_not_move_stops_and_one_that_did_does_not() -> None:
+    """Over simulated cells: most that stand still stop early, and of those beyond the margin next to none does."""
+    generator = random.Random(3)
+
+    def share_clear(effect: float) -> float:
+        cells = [[generator.gauss(effect, 0.0005) for _ in range(4)] for _ in range(2000)]
+        return sum(plan.is_clear(cell, 0.003, 0.5, 3) for cell in cells) / len(cells)
+
+    assert share_clear(0.0) > 0.9
+    assert share_clear(0.0035) < 0.003
+    assert share_clear(-0.005) == 0
 
 
 def _doubling(size: int, device: str) -> Call:
@@ -162,3 +230,14 @@ def test_cache_sizes_parse(text: str, size: int) -> None:
 def test_an_idle_gpu_is_not_throttled() -> None:
     assert machine.throttle_reasons(0x1) == ()
     assert machine.throttle_reasons(0x1 | 0x4 | 0x40) == ("sw_power_cap", "hw_thermal")
+
+
+@pytest.mark.parametrize(
+    ("held_s", "throttle"),
+    [((5.0, 5.5), ()), ((5.0, 7.0), ("held_down",)), ((None, 7.0), ()), ((5.0, None), ())],
+)
+def test_a_launch_that_was_held_down_is_marked(
+    held_s: tuple[float | None, float | None], throttle: tuple[str, ...]
+) -> None:
+    before, after = ({"at": at, "held_s": held, "throttle": ()} for at, held in zip((10.0, 20.0), held_s, strict=True))
+    assert machine.marked(before, after)["throttle"] == throttle

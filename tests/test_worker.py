@@ -19,13 +19,14 @@ import pytest
 
 from fp8bench.config import Config, TimingSettings, WorkerSettings
 from fp8bench.errors import RunDirError, WorkerError
-from fp8bench.protocol import CheckJob, EnvironmentRequest, TimeRequest
+from fp8bench.protocol import CheckJob, EnvironmentRequest, TimeJob, TimeRequest
 from fp8bench.records import SAMPLE_COLUMNS, CheckResult, CheckStatus, TimingReport
 from fp8bench.spec import BASELINE, CANDIDATE, Case, Cell
 from fp8bench.supervisor import check_builds, equal_backends, time_cells
 from fp8bench.supervisor.checking import share
-from fp8bench.supervisor.launches import launch_file, plan_launch
+from fp8bench.supervisor.planning import Work, controls
 from fp8bench.supervisor.process import Death, Worker, worker_environment
+from fp8bench.supervisor.samples import Launch, launch_file
 
 # A backend file as a commit would bring it; `PLANT` says what happens for which hidden size.
 BACKEND = """
@@ -141,15 +142,16 @@ def samples(night: TimingReport, home: Path) -> pd.DataFrame:
 def _effects(samples: pd.DataFrame, cell: Cell) -> list[float]:
     """log(candidate / baseline) of every launch: the median over the launch's quads."""
     effects = []
-    for _, launch in samples[samples.cell == cell.id].groupby("launch"):
+    mine = samples[(samples.cell == cell.id) & (samples.phase == "screen")]
+    for _, launch in mine.groupby("launch"):
         quads = launch.assign(log=launch.seconds.map(math.log)).pivot_table(index="quad", columns="role", values="log")
         effects.append(statistics.median(quads[CANDIDATE] - quads[BASELINE]))
     return effects
 
 
 def test_samples_are_raw_blocks_of_both_builds(samples: pd.DataFrame, config: Config) -> None:
-    assert tuple(samples.columns) == SAMPLE_COLUMNS
-    blocks = samples[(samples.launch == 0) & (samples.cell == _cell(SOUND).id)]
+    assert tuple(samples.columns) == (*SAMPLE_COLUMNS, "dropped")
+    blocks = samples[(samples.launch == 0) & (samples.cell == _cell(SOUND).id) & (samples.phase == "screen")]
     assert len(blocks) == 4 * config.timing.quads
     assert blocks.role.value_counts().to_dict() == {BASELINE: 20, CANDIDATE: 20}
     assert "".join(role[0] for role in blocks.role[:8]) == "bccbcbbc"
@@ -179,11 +181,23 @@ def test_what_dies_is_reported_as_what_it_is_and_left_out_afterwards(
     assert failure.launch == 0
     assert failure.status == status
     assert word in failure.detail
-    assert _cell(hidden).id not in set(samples.cell)
+    assert _cell(hidden).id not in set(samples[samples.phase == "screen"].cell)
 
 
 def test_the_others_are_measured_in_every_launch(samples: pd.DataFrame) -> None:
-    assert samples.groupby("cell").launch.nunique().to_dict() == {_cell(SLOW).id: 3, _cell(SOUND).id: 3}
+    timed = samples[samples.phase == "screen"].groupby("cell").launch.nunique().to_dict()
+    assert timed == {_cell(SLOW).id: 3, _cell(SOUND).id: 3}
+
+
+def test_the_arm_times_the_baseline_against_itself(samples: pd.DataFrame, night: TimingReport, config: Config) -> None:
+    """What is planted in the candidate does not happen in the A/A arm, whatever cells it has."""
+    arm = samples[samples.phase == "aa"]
+    timed = arm.groupby("cell").launch.nunique()
+    assert len(timed) == config.timing.aa_cells
+    assert set(timed.index) <= {cell.id for cell in CELLS}
+    assert (arm.groupby(["cell", "launch"]).role.value_counts() == 20).all()
+    assert night.quads == len(samples) // 4
+    assert night.dropped == samples[samples.dropped].groupby(["launch", "phase", "cell"]).quad.nunique().sum()
 
 
 def test_states_surround_each_launch(night: TimingReport) -> None:
@@ -266,18 +280,97 @@ def test_jobs_are_shared_by_case() -> None:
 # ---- plans --------------------------------------------------------------------------------------------------
 
 
-def test_launches_shuffle_cells_and_load_order_reproducibly() -> None:
-    plans = [plan_launch(CELLS, set(), launch, 7, 2) for launch in range(12)]
-    assert plans == [plan_launch(CELLS, set(), launch, 7, 2) for launch in range(12)]
-    assert len({plan.cells for plan in plans}) > 6
+SETTINGS = TimingSettings(launches=4, aa_cells=2)
+
+
+def _work(cells: list[Cell] = CELLS, fixed: frozenset[str] = frozenset(), **changes: object) -> Work:
+    values = {"phase": "screen", "timing": SETTINGS, "margin": 0.003, "seed": 7} | changes
+    return Work(tuple(cells), fixed, **values)  # type: ignore[arg-type]
+
+
+def _past(work: Work, launches: int, effect: float = 0.0, spread: float = 0.0, **changes: float) -> list[Launch]:
+    """Launches that found `effect` give or take `spread`, for every job; `changes` are by backend."""
+    past = []
+    for number in range(launches):
+        sway = spread * (-1) ** number
+        jobs = [job.id for job in work.plan([]).jobs]
+        effects = {job: changes.get(job.split("/")[1], effect) + sway for job in jobs}
+        past.append(
+            Launch(number=work.first + number, effects=effects, call_s={job.split("/", 1)[1]: 1e-6 for job in jobs})
+        )
+    return past
+
+
+def test_launches_shuffle_jobs_and_load_order_reproducibly() -> None:
+    work = _work()
+    plans = [work.plan([Launch(number=number) for number in range(launch)]) for launch in range(12)]
+    assert plans == [_work().plan([Launch(number=number) for number in range(launch)]) for launch in range(12)]
+    assert len({plan.jobs for plan in plans}) > 6
     assert {plan.load_order for plan in plans} == {(BASELINE, CANDIDATE), (CANDIDATE, BASELINE)}
-    assert {frozenset(plan.cells) for plan in plans} == {frozenset(cell.id for cell in CELLS)}
+    assert len({frozenset(job.id for job in plan.jobs) for plan in plans}) == 1
+    assert _work(seed=8).plan([]).jobs != plans[0].jobs
 
 
 def test_controls_are_in_the_first_launches_only() -> None:
-    cells = [*CELLS, Cell("torch", _case(SOUND), "hot")]
-    counts = [len(plan_launch(cells, {"torch"}, launch, 7, 2).cells) for launch in range(4)]
-    assert counts == [6, 6, 5, 5]
+    control = Cell("torch", _case(SOUND), "hot")
+    work = _work([*CELLS, control], frozenset({control.id}))
+    plans = [work.plan([Launch(number=number) for number in range(launch)]) for launch in range(4)]
+    assert [control.id in {job.cell for job in plan.jobs} for plan in plans] == [True, True, False, False]
+    assert control.id not in work.arm
+
+
+@pytest.mark.parametrize(
+    ("launches", "effect", "spread", "goes_on"),
+    [
+        (2, 0.0, 0.0001, True),  # too few launches
+        (3, 0.0, 0.0001, False),
+        (3, 0.0, 0.002, True),  # not precise
+        (3, 0.01, 0.0001, True),  # precise, and clearly slower: it will be confirmed
+        (3, -0.01, 0.0001, True),
+        (3, 0.0029, 0.0001, True),  # the interval reaches beyond the margin
+    ],
+)
+def test_screening_goes_on_until_a_cell_is_known_to_be_within_the_margin(
+    launches: int, effect: float, spread: float, goes_on: bool
+) -> None:
+    work = _work()
+    jobs = work.plan(_past(work, launches, effect, spread)).jobs
+    assert len(jobs) == (len(work.plan([]).jobs) if goes_on else 0)
+
+
+@pytest.mark.parametrize("effect", [-0.01, 0.0, 0.0029, 0.01])
+def test_confirming_stops_by_precision_alone(effect: float) -> None:
+    work = _work(phase="confirm")
+    assert not work.arm
+    assert len(work.plan(_past(work, 5, effect, 1e-5)).jobs) == len(CELLS)
+    assert work.plan(_past(work, 6, effect, 1e-5)).jobs == ()
+    assert len(work.plan(_past(work, 6, effect, 0.002)).jobs) == len(CELLS)
+    assert (work.first, work.launches) == (SETTINGS.launches, SETTINGS.confirm_launches)
+
+
+def test_a_cell_stops_by_itself_and_what_a_call_takes_is_handed_on() -> None:
+    cells = [*CELLS, Cell("triton", _case(SOUND), "hot")]
+    work = _work(cells)
+    jobs = work.plan(_past(work, 3, 0.0, 1e-5, triton=0.01)).jobs
+    assert {job.cell for job in jobs} == {cells[-1].id}
+    assert {job.seconds for job in jobs} == {1e-6}
+    assert {job.seconds for job in work.plan([]).jobs} == {0.0}
+
+
+def test_the_arm_has_a_share_of_each_backend_and_a_few_at_least() -> None:
+    cells = [Cell(name, _case(8 * size), "hot") for name in ("cuda", "triton") for size in range(1, 61)]
+    arm = _work([*cells, *CELLS]).arm
+    counts = {name: sum(cell.startswith(name) for cell in arm) for name in ("cuda", "triton", "cpu")}
+    assert counts == {"cuda": 3, "triton": 3, "cpu": 2}
+    assert arm == _work([*CELLS, *cells]).arm
+    assert arm != _work([*cells, *CELLS], seed=8).arm
+
+
+def test_what_runs_the_same_code_is_a_control(builds: dict[str, Path]) -> None:
+    same = frozenset({CELLS[0].id})
+    assert controls(builds, CELLS, same) == same
+    one = dict.fromkeys(builds, builds[BASELINE])
+    assert controls(one, CELLS, same) == frozenset(), "a build against itself is measured in full"
 
 
 def test_backends_are_equal_by_identity(tmp_path: Path) -> None:
@@ -355,7 +448,7 @@ def _is_alive(pid: int) -> bool:
 
 def test_a_worker_dies_with_its_supervisor(builds: dict[str, Path], tmp_path: Path) -> None:
     request = TimeRequest(
-        device="cpu", seed=1, builds=builds, load_order=(BASELINE, CANDIDATE), cells=(_cell(HANG).id,),
+        device="cpu", seed=1, builds=builds, load_order=(BASELINE, CANDIDATE), jobs=(TimeJob(cell=_cell(HANG).id),),
         quads=1, block_s=1e-3, warmup_s=1e-3,
     )  # fmt: skip
     script = f"""

@@ -5,6 +5,7 @@ happened to it, and a fresh worker goes on with the rest.
 """
 
 from .checking import check_builds
-from .launches import equal_backends, time_cells
+from .launches import time_cells
+from .planning import equal_backends
 
 __all__ = ["check_builds", "equal_backends", "time_cells"]

@@ -13,7 +13,7 @@ from ..protocol import CheckJob, CheckRequest, Device
 from ..records import CheckResult, CheckStatus, Role
 from ..spec import Case
 from .items import Progress, Status, counted, run_all
-from .launches import equal_backends
+from .planning import equal_backends
 from .process import Worker, worker_environment
 
 MOST_WORKERS = 8  # at once: answers do not depend on who else runs, and compiling keeps a core busy each

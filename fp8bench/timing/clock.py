@@ -26,6 +26,16 @@ class Block(NamedTuple):
     seconds: float  # a call
 
 
+class Job(NamedTuple):
+    """What is to be timed."""
+
+    arms: list[Sequence[Call]]
+    order: list[tuple[int, int, int]]  # (quad, position, arm) of each block
+    cold: bool
+    captures: int = 1
+    seconds: float = 0.0  # a call, of the slowest arm; 0: not known
+
+
 @contextmanager
 def quiet_gc() -> Iterator[None]:
     """No garbage collection inside: a pause would be measured."""
@@ -63,18 +73,22 @@ class Clock(ABC):
         """How many buffer sets of `bytes_per_set` bytes a measurement needs: one when hot."""
         return plan.sets_needed(bytes_per_set, self.cache_bytes, self.max_sets) if cold else 1
 
-    def quads(self, arms: Sequence[Sequence[Call]], quads: int, *, cold: bool = False) -> list[Block]:
+    def quads(
+        self, arms: Sequence[Sequence[Call]], quads: int, *, cold: bool = False, captures: int = 1, seconds: float = 0.0
+    ) -> list[Block]:
         """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
 
-        Errors of a callable propagate.
+        captures: over how many captures of a CUDA graph the quads are spread, where calls overlap each other.
+        seconds: that a call is known to take, which spares finding out. Errors of a callable propagate.
         """
         order = plan.palindromes(len(arms), quads)
-        calls, seconds = self._time([_sets(arm, cold) for arm in arms], [arm for _, _, arm in order], cold)
-        return [Block(*place, calls, value) for place, value in zip(order, seconds, strict=True)]
+        job = Job([_sets(arm, cold) for arm in arms], order, cold, captures, seconds)
+        calls, times = self._time(job)
+        return [Block(*place, calls, value) for place, value in zip(order, times, strict=True)]
 
     def measure(self, arm: Sequence[Call], blocks: int = 20, *, cold: bool = False) -> list[float]:
         """Seconds a call of one arm, once for each of `blocks` blocks."""
-        return self._time([_sets(arm, cold)], [0] * blocks, cold)[1]
+        return self._time(Job([_sets(arm, cold)], [(number, 0, 0) for number in range(blocks)], cold))[1]
 
     def isolated(self, arm: Sequence[Call], quads: int = 10, *, cold: bool = False) -> list[float]:
         """Seconds that one call takes by itself, between calls of something else; one value a quad.
@@ -89,8 +103,8 @@ class Clock(ABC):
         return plan.calls_cold(calls, sets, self.max_sets) if cold else calls
 
     @abstractmethod
-    def _time(self, arms: list[Sequence[Call]], order: list[int], cold: bool) -> tuple[int, list[float]]:
-        """Warm up, then time one block of `arms[i]` for each i in `order`: calls a block, seconds a call."""
+    def _time(self, job: Job) -> tuple[int, list[float]]:
+        """Warm up, then time one block for each place of the job's order: calls a block, seconds a call."""
 
 
 def _sets(arm: Sequence[Call], cold: bool) -> Sequence[Call]:

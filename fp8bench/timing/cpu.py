@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from . import machine
-from .clock import BLOCK_S, WARMUP_S, Call, Clock, quiet_gc
+from .clock import BLOCK_S, WARMUP_S, Call, Clock, Job, quiet_gc
 
 TRIES = 4  # to run a block without being preempted
 
@@ -74,8 +74,9 @@ class CpuClock(Clock):
             rounds += 1
         return max(best)
 
-    def _time(self, arms: list[Sequence[Call]], order: list[int], cold: bool) -> tuple[int, list[float]]:
+    def _time(self, job: Job) -> tuple[int, list[float]]:
         with quiet_gc():
-            calls = self._calls(self._warm_up(arms, cold), min(map(len, arms)), cold)
-            blocks = [[arm[number % len(arm)] for number in range(calls)] for arm in arms]
-            return calls, [self._block(blocks[arm], cold) / calls for arm in order]
+            warm = self._warm_up(job.arms, job.cold)
+            calls = self._calls(job.seconds or warm, min(map(len, job.arms)), job.cold)
+            blocks = [[arm[number % len(arm)] for number in range(calls)] for arm in job.arms]
+            return calls, [self._block(blocks[arm], job.cold) / calls for _, _, arm in job.order]

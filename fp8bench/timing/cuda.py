@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import torch
 
+from .. import graphs
 from . import plan
-from .clock import BLOCK_S, WARMUP_S, Call, Clock, quiet_gc
+from .clock import BLOCK_S, WARMUP_S, Call, Clock, Job, quiet_gc
 
 PROBE_CALLS = 6  # of the first capture, which tells how long a call takes and is thrown away
 PROBE_REPLAYS = 3
@@ -27,7 +28,8 @@ class CudaGraphClock(Clock):
 
     A block is one replay of a graph of many calls, so no launch cost of the host is inside. All blocks of a
     measurement are enqueued before the first result is awaited: the device never waits for the host between blocks.
-    The first capture of a cell is never timed (one was seen to run 10% faster than all later ones).
+    The first capture of a cell is never timed (one was seen to run 10% faster than all later ones); whether its calls
+    overlap is read from it.
     """
 
     max_sets: ClassVar[int] = 120
@@ -66,12 +68,12 @@ class CudaGraphClock(Clock):
             self._flush()
             torch.cuda.synchronize()
 
-    def _capture(self, calls: Sequence[Call], count: int) -> torch.cuda.CUDAGraph:
-        """A graph of `count` calls that take turns.
+    def _capture(self, calls: Sequence[Call], count: int, *, keep: bool = False) -> torch.cuda.CUDAGraph:
+        """A graph of `count` calls that take turns; `keep` keeps what can be read of it, and makes it ready later.
 
         Not `torch.cuda.graph`, which collects garbage and empties the allocator's cache each time (0.1 s).
         """
-        graph = torch.cuda.CUDAGraph()
+        graph = torch.cuda.CUDAGraph(keep_graph=keep)
         # Results that a callable allocates live until its set comes round again, so that they rotate as well.
         results: deque[object] = deque(maxlen=len(calls))
         # Collecting garbage may free device resources, which would break a capture.
@@ -88,27 +90,29 @@ class CudaGraphClock(Clock):
             graph.capture_end()
         return graph
 
-    def _replay(self, graphs: list[torch.cuda.CUDAGraph], order: list[int], cold: bool) -> list[float]:
-        """Seconds of one replay of `graphs[i]` for each i in `order`."""
+    def _replay(self, made: list[torch.cuda.CUDAGraph], order: list[int], cold: bool) -> list[float]:
+        """Seconds of one replay of `made[i]` for each i in `order`."""
         starts = [torch.cuda.Event(enable_timing=True) for _ in order]  # type: ignore[no-untyped-call]
         ends = [torch.cuda.Event(enable_timing=True) for _ in order]  # type: ignore[no-untyped-call]
         with quiet_gc(), torch.cuda.stream(self._stream):
-            for arm, start, end in zip(order, starts, ends, strict=True):
+            for number, start, end in zip(order, starts, ends, strict=True):
                 if cold:
                     self._flush()
                 start.record()
-                graphs[arm].replay()
+                made[number].replay()
                 end.record()
             self._stream.synchronize()
         return [start.elapsed_time(end) * 1e-3 for start, end in zip(starts, ends, strict=True)]
 
     def _call_once(self, arms: list[Sequence[Call]]) -> None:
-        """Every callable once outside a capture: lazily loaded code may not be loaded inside one."""
+        """Each arm's first callable once outside a capture: lazily loaded code may not be loaded inside one.
+
+        Those of the other buffer sets run the same code.
+        """
         torch.cuda.synchronize()  # the buffers were filled on another stream
         with torch.cuda.stream(self._stream):
             for arm in arms:
-                for call in arm:
-                    call()
+                arm[0]()
         self._stream.synchronize()
 
     def isolated(self, arm: Sequence[Call], quads: int = 10, *, cold: bool = False) -> list[float]:
@@ -123,23 +127,38 @@ class CudaGraphClock(Clock):
         each = [[(block.quad, block.seconds) for block in blocks if block.arm == number] for number in (0, 1)]
         return plan.by_difference(*each)
 
-    def _probe(self, arms: list[Sequence[Call]], cold: bool) -> float:
-        """Seconds a call of the slowest arm, roughly."""
-        graphs = [self._capture(arm, PROBE_CALLS) for arm in arms]
+    def _probe(self, arms: list[torch.cuda.CUDAGraph], cold: bool) -> float:
+        """Seconds a call of the slowest arm, roughly; arms: a graph of PROBE_CALLS calls each."""
         order = list(range(len(arms))) * PROBE_REPLAYS
-        seconds = self._replay(graphs, order, cold)
+        seconds = self._replay(arms, order, cold)
         slowest = max(min(seconds[arm :: len(arms)]) for arm in range(len(arms)))
         return max(slowest, EVENT_RESOLUTION_S) / PROBE_CALLS
 
-    def _time(self, arms: list[Sequence[Call]], order: list[int], cold: bool) -> tuple[int, list[float]]:
-        self._call_once(arms)
-        per_call = self._probe(arms, cold)
-        calls = self._calls(per_call, min(map(len, arms)), cold)
-        graphs = [self._capture(arm, calls) for arm in arms]
-        rounds = max(1, round(self.warmup_s / (per_call * calls * len(arms))))
-        warmup = list(range(len(arms))) * rounds
+    def _captures(self, job: Job, calls: int, overlaps: bool) -> list[list[torch.cuda.CUDAGraph]]:
+        """Graphs of `calls` calls, one an arm, for each capture that the job asks for.
+
+        Calls that overlap their neighbours take one of two times, which last as long as the captured graph. Where
+        they do, several captures average over that; elsewhere one is enough. Who is captured first alternates.
+        """
+        captures = []
+        for number in range(job.captures if overlaps else 1):
+            arms = list(range(len(job.arms)))
+            made = {arm: self._capture(job.arms[arm], calls) for arm in (arms[::-1] if number % 2 else arms)}
+            captures.append([made[arm] for arm in arms])
+        return captures
+
+    def _time(self, job: Job) -> tuple[int, list[float]]:
+        self._call_once(job.arms)
+        first = [self._capture(arm, PROBE_CALLS, keep=True) for arm in job.arms]
+        per_call = job.seconds or self._probe(first, job.cold)
+        calls = self._calls(per_call, min(map(len, job.arms)), job.cold)
+        overlaps = job.captures > 1 and any(graphs.overlaps(graph.raw_cuda_graph()) for graph in first)
+        captures = self._captures(job, calls, overlaps)
+        rounds = max(1, round(self.warmup_s / (per_call * calls * len(job.arms))))
+        warmup, order = plan.replays(job.order, len(job.arms), len(captures), rounds)
         # One queue for warm-up and blocks: the first timed block starts on a busy device.
-        seconds = self._replay(graphs, warmup + order, cold)[len(warmup) :]
+        every = [graph for capture in captures for graph in capture]
+        seconds = self._replay(every, warmup + order, job.cold)[len(warmup) :]
         return calls, [value / calls for value in seconds]
 
 

@@ -22,6 +22,7 @@ import torch
 _CPUS = Path("/sys/devices/system/cpu")
 _DEFAULT_CACHE_BYTES = 32 << 20  # where the system does not say
 _PROBE_S = 0.05
+MOST_HELD_DOWN = 0.1  # of a launch: pairing cancels what is shorter
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons. An idle GPU (bit 0) is not throttled.
 THROTTLE_REASONS = {
@@ -90,7 +91,16 @@ def cpu_name() -> str:
 
 def _cpu_state() -> dict[str, Any]:
     megahertz = _cpuinfo("cpu MHz")
-    return {"clock_mhz": float(megahertz) if megahertz else None}
+    return {"clock_mhz": float(megahertz) if megahertz else None, "held_s": _stolen_s(), "throttle": ()}
+
+
+def _stolen_s() -> float | None:
+    """Seconds, a core, that the hypervisor gave to others since the system started; None where it does not say."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 # ---- GPU ----------------------------------------------------------------------------------------------------
@@ -130,6 +140,12 @@ def throttle_reasons(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in THROTTLE_REASONS.items() if bits & bit)
 
 
+def _held_down_s(nvml: Any, gpu: Any) -> float:
+    """Seconds since the driver was loaded in which power or heat held the clocks down."""
+    policies = (nvml.NVML_PERF_POLICY_POWER, nvml.NVML_PERF_POLICY_THERMAL)
+    return float(sum(nvml.nvmlDeviceGetViolationStatus(gpu, policy).violationTime for policy in policies)) * 1e-9
+
+
 def _gpu_state() -> dict[str, Any]:
     state = _ask_nvml(
         {
@@ -137,6 +153,7 @@ def _gpu_state() -> dict[str, Any]:
             "temperature_c": lambda nvml, gpu: float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
             "power_w": lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
             "throttle": lambda nvml, gpu: throttle_reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)),
+            "held_s": _held_down_s,
         }
     )
     return state | {"throttle": state["throttle"] or ()}
@@ -160,9 +177,21 @@ def _gpu_description() -> dict[str, Any]:
 
 
 def state(device: str) -> dict[str, Any]:
-    """How the machine stands now: clock_mhz, temperature_c, power_w, throttle, load; None where it cannot be read."""
+    """How the machine stands now: clock_mhz, temperature_c, power_w, throttle, held_s, load, at (monotonic, s).
+
+    None where it cannot be read. held_s counts up: the time in which something held the machine down (its clocks, on
+    a GPU; its cores, on a virtual CPU). A moment's look would miss what happened in between.
+    """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return (_gpu_state() if device == "cuda" else _cpu_state()) | {"load": load}
+    return (_gpu_state() if device == "cuda" else _cpu_state()) | {"load": load, "at": time.monotonic()}
+
+
+def marked(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The state `after`, throttled by "held_down" where that was so for much of the time since `before`."""
+    if before["held_s"] is None or after["held_s"] is None:
+        return after
+    share = (after["held_s"] - before["held_s"]) / max(after["at"] - before["at"], 1e-3)
+    return after | {"throttle": (*after["throttle"], "held_down")} if share > MOST_HELD_DOWN else after
 
 
 def _versions() -> dict[str, str]:

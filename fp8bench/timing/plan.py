@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, median
+from typing import NamedTuple
 
 ROTATION_FACTOR = 3  # cold buffer sets cover this many times the last-level cache
+CONFIDENCE = 0.95  # of the interval that a stop rule looks at
+# Two blocks of one arm in one quad are milliseconds apart. Apart by more than this, and by more than so many times what
+# is usual for the cell, and something else happened to one of them.
+LEAST_DISAGREEMENT = 0.01
+UNUSUAL = 6.0
 
 
 def calls_per_block(seconds_per_call: float, block_s: float, lowest: int, highest: int) -> int:
@@ -44,6 +50,19 @@ def palindromes(arms: int, rounds: int) -> list[tuple[int, int, int]]:
     return order
 
 
+def replays(
+    order: Sequence[tuple[int, int, int]], arms: int, captures: int, rounds: int
+) -> tuple[list[int], list[int]]:
+    """Which graph each replay takes: of the warm-up (so many rounds in all), and of the blocks of `order`.
+
+    Graphs are numbered capture by capture, arms within them. Neighbouring quads share a capture, and each capture
+    serves as many quads as another, give or take one.
+    """
+    quads = 1 + max(quad for quad, _, _ in order)
+    blocks = [quad * captures // quads * arms + arm for quad, _, arm in order]
+    return list(range(captures * arms)) * max(1, math.ceil(rounds / captures)), blocks
+
+
 def by_difference(with_call: Sequence[tuple[int, float]], without: Sequence[tuple[int, float]]) -> list[float]:
     """What a call adds, by round: the mean time of the blocks with it less that of those without it.
 
@@ -55,3 +74,89 @@ def by_difference(with_call: Sequence[tuple[int, float]], without: Sequence[tupl
 
 def _mean_of(blocks: Sequence[tuple[int, float]], number: int) -> float:
     return fmean(seconds for which, seconds in blocks if which == number)
+
+
+# ---- from blocks to effects ---------------------------------------------------------------------------------
+
+
+class Timed(NamedTuple):
+    """What the plan looks at of a timed block."""
+
+    quad: int
+    arm: int  # 0 baseline, 1 candidate
+    seconds: float  # a call
+
+
+def _by_quad(blocks: Sequence[Timed]) -> dict[int, tuple[list[float], list[float]]]:
+    """Logarithms of the times of both arms, by quad."""
+    quads: dict[int, tuple[list[float], list[float]]] = {}
+    for block in blocks:
+        quads.setdefault(block.quad, ([], []))[block.arm].append(math.log(block.seconds))
+    return quads
+
+
+def disturbed(blocks: Sequence[Timed]) -> set[int]:
+    """The quads of a cell and launch whose blocks of one arm disagree with each other far more than is usual for it.
+
+    The arms are not compared with each other, so an effect is no reason to drop anything: what is left is as slow or
+    as fast, on average, as what was there.
+    """
+    spreads = {
+        quad: max(max(arm) - min(arm) for arm in arms if arm) for quad, arms in _by_quad(blocks).items() if any(arms)
+    }
+    bound = max(LEAST_DISAGREEMENT, UNUSUAL * median(spreads.values())) if spreads else 0.0
+    return {quad for quad, spread in spreads.items() if spread > bound}
+
+
+def effect(blocks: Sequence[Timed]) -> float | None:
+    """log(candidate / baseline) of a cell in one launch: the median over its whole quads; None without one."""
+    quads = [fmean(arms[1]) - fmean(arms[0]) for arms in _by_quad(blocks).values() if len(arms[0]) == len(arms[1]) == 2]
+    return median(quads) if quads else None
+
+
+# ---- when to stop -------------------------------------------------------------------------------------------
+
+
+class Interval(NamedTuple):
+    """Mean of launches and half the width of its interval, as log-ratios."""
+
+    mean: float
+    half: float
+
+
+def interval(effects: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
+    """Student t interval of the mean effect over launches; None below two of them."""
+    from scipy.special import stdtrit  # a process that asks for no interval does not wait for it
+
+    count = len(effects)
+    if count < 2:
+        return None
+    mean = fmean(effects)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in effects) / (count - 1))
+    return Interval(mean, float(stdtrit(count - 1, (1 + confidence) / 2)) * deviation / math.sqrt(count))
+
+
+def is_precise(effects: Sequence[float], margin: float, share: float, least: int) -> bool:
+    """Whether half the width of the interval over launches is below `share` of the margin, after `least` launches.
+
+    Precision is the one reason to stop: the half-width says nothing about where the mean lies. Whoever stops as soon
+    as an effect looks large, or looks small, gives chance one more try with every launch, and reports too many
+    effects, or too few.
+    """
+    found = interval(effects) if len(effects) >= least else None
+    return found is not None and found.half < share * margin
+
+
+def is_clear(effects: Sequence[float], margin: float, share: float, least: int) -> bool:
+    """Whether a screened cell needs no more launches: precise, and the whole interval within the margin, either side.
+
+    What is precise but not within the margin goes on, however clear it looks: it will be confirmed, and launches
+    that were taken because of what the earlier ones said must not be mixed with these.
+    """
+    found = interval(effects)
+    return (
+        is_precise(effects, margin, share, least)
+        and found is not None
+        and -margin < found.mean - found.half
+        and found.mean + found.half < margin
+    )
