@@ -34,13 +34,14 @@ def family_of(cell: str) -> str:
 
 def families_of(table: pd.DataFrame) -> list[str]:
     """The family of each column of a table of effects."""
-    return [family_of(cell) for cell in table.columns]
+    return [family_of(cell) for cell in table.columns.tolist()]
 
 
 def whole(effects: pd.DataFrame, controls: Collection[str], launches: int) -> pd.DataFrame:
     """The columns that are judged: no controls, and at least `launches` launches."""
-    enough = (effects.notna().sum() >= launches).to_numpy()
-    return effects.loc[:, [bool(kept) and cell not in controls for cell, kept in zip(effects, enough, strict=True)]]
+    enough = (effects.notna().to_numpy().sum(axis=0) >= launches).tolist()
+    names = effects.columns.tolist()
+    return effects.loc[:, [kept and name not in controls for name, kept in zip(names, enough, strict=True)]]
 
 
 def screen(effects: pd.DataFrame, settings: VerdictSettings, controls: Collection[str], margin: float) -> Screen:

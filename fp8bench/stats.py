@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -79,7 +80,7 @@ def estimates(
     present = ~np.isnan(values)
     kept = present.sum(axis=0) >= 2
     values, present = values[:, kept], present[:, kept]
-    names, members = _membership(np.asarray(table.columns, dtype=object)[kept], groups, kept)
+    names, members = _membership(table.columns.tolist(), groups, kept.tolist())
     counts = present.sum(axis=0)
     means = np.where(present, values, 0.0).sum(axis=0) / counts
     residuals = np.where(present, values - means, 0.0) / counts
@@ -108,12 +109,12 @@ def estimates(
 
 
 def _membership(
-    columns: NDArray[np.object_], groups: Sequence[str] | None, kept: NDArray[np.bool_]
+    columns: Sequence[str], groups: Sequence[str] | None, kept: Sequence[bool]
 ) -> tuple[list[str], NDArray[np.intp]]:
-    """Names of the groups, and the number of its group for each column."""
+    """Names of the groups, and the number of its group for each column that is kept."""
+    mine = list(compress(columns if groups is None else groups, kept))
     if groups is None:
-        return list(columns), np.arange(len(columns))
-    mine = [group for group, is_kept in zip(groups, kept, strict=True) if is_kept]
+        return mine, np.arange(len(mine))
     names = sorted(set(mine))
     number = {name: index for index, name in enumerate(names)}
     return names, np.array([number[group] for group in mine], dtype=np.intp)
@@ -135,7 +136,7 @@ def estimate(effects: Iterable[float], margin: float, confidence: float = 0.95) 
 def as_estimates(found: pd.DataFrame) -> dict[str, Estimate]:
     """The rows of `estimates` by name."""
     columns = [found[entry.name].tolist() for entry in fields(Estimate)]
-    return {str(name): Estimate(*row) for name, *row in zip(found.index, *columns, strict=True)}
+    return {str(name): Estimate(*row) for name, *row in zip(found.index.tolist(), *columns, strict=True)}
 
 
 def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:

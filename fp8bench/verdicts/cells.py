@@ -43,7 +43,7 @@ def _timed(
         candidate_us=_microseconds(times[CANDIDATE], cell),
         spread=float(spread.loc[cell]),
         phase=decision.phase if decision else None,
-        mde=None if decision is None or control else power.detectable(decision.deviation),
+        mde=None if decision is None or control else power.detectable(decision.estimate.deviation),
     )
 
 

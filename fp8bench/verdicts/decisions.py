@@ -38,7 +38,7 @@ def direction(value: float) -> Literal[-1, 0, 1]:
     return 1 if value > 0 else -1 if value < 0 else 0
 
 
-def change(effect: Effect, significant: bool, margin: float, required: float | None = None) -> Verdict:
+def change(effect: Effect | stats.Estimate, significant: bool, margin: float, required: float | None = None) -> Verdict:
     """REGRESSED or IMPROVED when significant and relevant, OK when shown to be below the margin, else UNRESOLVED.
 
     required: the margin of this very cell, where its launches sway; an OK must lie below the machine's own `margin`.
@@ -60,10 +60,14 @@ class Decision(NamedTuple):
     """What launches say of a cell or a family."""
 
     verdict: Verdict
-    effect: Effect
+    estimate: stats.Estimate
     phase: Phase
-    deviation: float  # of the effect of a launch
     reason: str = ""
+
+    @property
+    def effect(self) -> Effect:
+        """The estimate as it is recorded."""
+        return shown(self.estimate)
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,8 @@ class _Rule:
 
     def excuse(self, table: pd.DataFrame, controls: Collection[str], group: _Group) -> dict[str, Decision]:
         """Controls, which two launches are enough for. A family that has other cells too is judged by those."""
+        if not controls:
+            return {}
         mine = table.loc[:, [cell in controls for cell in table.columns]]
         found = self.estimates(mine, group)
         if group:
@@ -145,12 +151,11 @@ class _Rule:
         return self._decisions(found, phase, [up or down for up, down in zip(*sides, strict=True)][: len(found)])
 
     def _decisions(self, found: pd.DataFrame, phase: Phase, significant: Sequence[bool]) -> dict[str, Decision]:
-        decisions = {}
-        for (name, entry), stands in zip(stats.as_estimates(found).items(), significant, strict=True):
-            effect = shown(entry)
-            verdict = change(effect, stands, self.margin, entry.margin)
-            decisions[name] = Decision(verdict, effect, phase, entry.deviation)
-        return decisions
+        verdicts = zip(stats.as_estimates(found).items(), significant, strict=True)
+        return {
+            name: Decision(change(entry, stands, self.margin, entry.margin), entry, phase)
+            for (name, entry), stands in verdicts
+        }
 
 
 def shown(estimate: stats.Estimate) -> Effect:

@@ -45,5 +45,5 @@ def _family(key: Key, members: Sequence[CellVerdict], decision: Decision | None,
         effect=decision.effect if decision else None,
         cells=sum(cell.effect is not None for cell in members),
         phase=decision.phase if decision else None,
-        mde=power.detectable(decision.deviation) if decision and judged else None,
+        mde=power.detectable(decision.estimate.deviation) if decision and judged else None,
     )
