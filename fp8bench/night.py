@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import metrics, wording
+from . import causes, metrics, wording
+from .causes import Ledger, Standing
 from .metrics import CellFacts
 from .records import BuildReport, Cause, CheckReport, Commit, Logged, Prepared, TimingReport, Verdict, Verdicts
 from .rundir import RunDir
@@ -24,15 +25,17 @@ class Night:
     verdicts: Verdicts
     logged: Logged | None
     facts: tuple[CellFacts, ...]
+    ledger: Ledger = field(default_factory=Ledger)  # what is known of causes over the nights
 
     @classmethod
-    def read(cls, run_dir: Path) -> Night:
-        """RunDirError names the first record that is missing or damaged."""
+    def read(cls, run_dir: Path, home: Path | None = None) -> Night:
+        """RunDirError names the first record that is missing or damaged. home: where the ledger of causes lies."""
         files = RunDir(run_dir)
         prepared, built, checked = files.prepared(), files.built(), files.checked()
         timed, verdicts = tuple(files.timed()), files.judged()
         facts = tuple(metrics.facts(verdicts, checked, prepared.environment.device_name))
-        return cls(run_dir, prepared, built, checked, timed, verdicts, files.logged(), facts)
+        ledger = causes.read(home) if home else Ledger()
+        return cls(run_dir, prepared, built, checked, timed, verdicts, files.logged(), facts, ledger)
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -45,6 +48,10 @@ class Night:
         """What is known of a commit of this night."""
         known = (*self.prepared.suspects, self.prepared.candidate, self.prepared.baseline)
         return next((commit for commit in known if commit.sha == sha), Commit(sha=sha))
+
+    def standing(self, cause: str) -> Standing | None:
+        """What is known of a cause over the nights on this device."""
+        return self.ledger.find(cause, self.prepared.environment.device_name)
 
     def link(self, name: str) -> str:
         """An address in MLflow, or "" when the night lies nowhere that has one."""

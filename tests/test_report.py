@@ -3,19 +3,20 @@
 import json
 import re
 import time
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
 from nights import STATES, SUITES, make_night
 
-from fp8bench import records, report
+from fp8bench import causes, records, report
 from fp8bench.errors import RunDirError
 from fp8bench.night import Night
-from fp8bench.records import Commit, Effect, Logged, Prepared, Verdict, Verdicts
+from fp8bench.records import Commit, Effect, Logged, Prepared, Recovered, Shift, Verdict, Verdicts
 from fp8bench.report import SECTIONS, heatmaps
 
-VOID = {"meta", "link", "input", "br", "line", "circle", "img", "hr"}
-SELF_CLOSING = {"line", "circle"}
+VOID = {"meta", "link", "input", "br", "line", "circle", "polyline", "img", "hr"}
+SELF_CLOSING = {"line", "circle", "polyline"}
 
 
 class Page(HTMLParser):
@@ -72,7 +73,7 @@ def test_it_is_well_formed_and_its_links_lead_somewhere(rendered):
     _, _, page = rendered
     assert len(page.ids) == len(set(page.ids))
     anchors = [str(attrs["href"])[1:] for tag, attrs in page.tags if tag == "a" and str(attrs["href"]).startswith("#")]
-    assert len(anchors) >= len(SECTIONS) - 2  # without links before the night is logged, and a floor on a CPU
+    assert {section.name for section in SECTIONS} & set(page.ids) <= set(anchors)
     assert set(anchors) <= set(page.ids)
 
 
@@ -176,6 +177,76 @@ def _poison(value, hostile, key=""):
             hostile if key == "files" and isinstance(entry, str) else _poison(entry, hostile, key) for entry in value
         ]
     return hostile if key in free and isinstance(value, str) else value
+
+
+def test_an_accused_cell_shows_its_launches_its_floor_and_its_machine_code(tmp_path):
+    html = report.render(make_night(tmp_path, "regressed", suite="reference"))
+    words = Page(html).words
+    assert html.count('<circle class="launch"') == 4 * 6
+    assert re.search(r"1\.8\d× → 1\.8\d×", words)
+    assert "hot +4." in words
+    assert "1 of 2 kernels for sm_90 differs between the builds" in words
+    assert "40 → <b>44</b>" in html
+    assert "32 → " not in html
+    assert "Last nights" not in words
+
+
+def test_an_accused_cell_shows_its_last_nights_and_where_the_baseline_moved(tmp_path):
+    for day, state in enumerate(("clean", "invalid", "clean", "regressed"), 1):
+        make_night(tmp_path / f"n{day}", state, created=datetime(2026, 3, day, 2, tzinfo=UTC))
+    make_night(tmp_path / "other", "clean", suite="reference", created=datetime(2026, 3, 2, 3, tzinfo=UTC))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "verdicts.json").write_text("{")
+    prepared = records.read(Prepared, tmp_path / "n1" / "prepare.json")
+    earlier = prepared.baseline.model_copy(update={"sha": "e" * 40})
+    records.write(prepared.model_copy(update={"baseline": earlier}), tmp_path / "n1" / "prepare.json")
+    html = report.render(tmp_path / "n4")
+    assert html.count('<circle class="past"') == 8 * 2  # cells, nights that prove something
+    assert html.count("2026-03-02: baseline 4be1a0c2d") == 8
+    assert re.search(r'aria-label="By night: 2026-03-01 [^;]*; 2026-03-03 [^;]*; 2026-03-04 \+15', html)
+
+
+def test_what_changed_since_the_baseline_is_told(tmp_path):
+    for name, state in (("base", "clean"), ("night", "regressed")):
+        make_night(tmp_path / name, state, run_id=name, created=datetime(2026, 3, 1 + len(name), 2, tzinfo=UTC))
+    prepared = records.read(Prepared, tmp_path / "night" / "prepare.json")
+    machine = prepared.environment
+    newer = machine.model_copy(update={"versions": machine.versions | {"torch": "2.14.0"}})
+    moved = {"baseline_run": "base", "environment": newer}
+    records.write(prepared.model_copy(update={"baseline_run": "base"}), tmp_path / "night" / "prepare.json")
+    assert "Since the baseline nothing changed" in Page(report.render(tmp_path / "night")).words
+    records.write(prepared.model_copy(update=moved), tmp_path / "night" / "prepare.json")
+    assert "Since the baseline 1 changed torch 2.13.0+cpu → 2.14.0" in Page(report.render(tmp_path / "night")).words
+
+
+def test_decisions_and_what_recovered_or_shifted_are_told(tmp_path):
+    run_dir = make_night(tmp_path / "runs" / "n", "regressed")
+    verdicts = records.read(Verdicts, run_dir / "verdicts.json")
+    cause = verdicts.causes[0].model_copy(update={"state": "ongoing", "nights": 3})
+    over = Recovered(id="x", backend="torch", verdict=Verdict.WRONG, families=("per-token/bfloat16",), nights=2)
+    shift = Shift(
+        id="y", backend="cpu", families=("per-tensor/bfloat16",), cells=("c",), value=0.1, worst=0.2, worst_cell="c",
+        recorded="20260101-base",
+    )  # fmt: skip
+    changed = {"causes": (cause,), "recovered": (over,), "shifts": (shift,)}
+    records.write(verdicts.model_copy(update=changed), run_dir / "verdicts.json")
+    with causes.changing(tmp_path) as held:
+        device, created = Night.read(run_dir).prepared.environment.device_name, datetime(2026, 3, 14, tzinfo=UTC)
+        known = causes.seen(held[0], cause, device, "n", created, 0.03, "new").causes[0]
+        held[0] = held[0].with_standing(causes.decide(known, "silenced", "jo", "<i>moving</i> house"))
+    words = Page(report.render(run_dir, tmp_path)).words
+    assert "for 3 nights" in words
+    assert re.search(r"silenced up to \+\d+\.\d% by jo: <i>moving</i> house", words)
+    assert "Torch (Compiled): per-token/bfloat16 was wrong for 2 nights" in words
+    assert "CPU: per-tensor/bfloat16 +10.5% over night 20260101-base (1 cell)" in words
+
+
+def test_achieved_bandwidth_is_drawn_for_every_family_and_regime(rendered):
+    night, html, _ = rendered
+    timed = {(facts.cell.case.family, facts.cell.regime) for facts in night.facts if facts.verdict.candidate_us}
+    timed = {key for key in timed if any(key[0] == entry.family for entry in night.verdicts.speedups)}
+    assert html.count('aria-label="Achieved bandwidth over size, ') == len(timed)
+    assert ("4,800 GB/s (dashed)" in html) == (night.prepared.suite == "reference")
 
 
 def test_a_family_that_moved_without_a_cell_is_told(tmp_path):

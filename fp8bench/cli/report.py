@@ -32,23 +32,28 @@ def run(args: argparse.Namespace) -> int:
     if args.schema:
         _write(records.schema(records.Verdicts), "utf-8")
         return EXIT_OK
-    directory = _find(args.run, settings.load().runs_dir)
+    config = settings.load()
+    directory = _find(args.run, config.runs_dir)
     if args.format == "text":
-        _write(_coloured(directory), None)
-    else:
-        from ..report import junit, summary
+        _write(_coloured(directory, config.home), None)
+    elif args.format == "markdown":
+        from ..report import summary
 
-        _write({"markdown": summary, "junit": junit}[args.format].render(directory), "utf-8")
+        _write(summary.render(directory, config.home), "utf-8")
+    else:
+        from ..report import junit
+
+        _write(junit.render(directory), "utf-8")
     return EXIT_OK
 
 
-def _coloured(directory: Path) -> str:
+def _coloured(directory: Path, home: Path) -> str:
     """The night's lines, with colour where standard output is a terminal."""
     from ..report import terminal
 
     console = Console(highlight=False)
     with console.capture() as capture:
-        for line in terminal.render(directory):
+        for line in terminal.render(directory, home):
             console.print(line, soft_wrap=True)
     return capture.get()
 

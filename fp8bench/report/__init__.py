@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..night import Night
-from . import causes, cells, environment, floor, header, heatmaps, numerics, speedups, trust
+from . import also, causes, cells, environment, floor, header, heatmaps, light, numerics, speedups, trust
 from .index import render as render_index
 from .templating import template
 
@@ -31,6 +31,8 @@ SECTIONS = (
     Section("heatmaps", "Effect by size", heatmaps.build),
     Section("speedups", "Speedup over Torch (Compiled)", speedups.build),
     Section("floor", "Time over the floor", floor.build),
+    Section("light", "Achieved bandwidth", light.build),
+    Section("also", "Also tonight", also.build),
     Section("cells", "All cells", cells.build),
     Section("numerics", "Numerics", numerics.build),
     Section("builds", "Builds", environment.builds),
@@ -41,8 +43,11 @@ SECTIONS = (
 )
 
 
-def render(run_dir: Path) -> str:
-    """The report of the judged night in `run_dir` as HTML. RunDirError when a record is missing."""
-    night = Night.read(run_dir)
+def render(run_dir: Path, home: Path | None = None) -> str:
+    """The report of the judged night in `run_dir` as HTML. RunDirError when a record is missing.
+
+    home: where decisions about causes are kept; without it none are shown.
+    """
+    night = Night.read(run_dir, home)
     sections = [(section, view) for section in SECTIONS if (view := section.build(night)) is not None]
-    return template("report/page.html.j2").render(header=header.build(night), sections=sections)
+    return template("report/page.html.j2").render(header=header.build(night), sections=sections, plot=light)

@@ -28,6 +28,8 @@ class Suspect:
 class BriefCause:
     badge: Badge
     title: str
+    state: str
+    decision: str
     summary: str
     detail: str
     cells: tuple[Accused, ...]  # worst first
@@ -48,7 +50,7 @@ class Digest:
 
 
 def build(night: Night) -> Digest:
-    found = causes.build(night)
+    found = causes.brief(night)
     links = [("Report", night.link("report")), ("MLflow", night.link("night"))]
     return Digest(
         header=header.build(night),
@@ -65,6 +67,8 @@ def _brief(cause: CauseView) -> BriefCause:
     return BriefCause(
         badge=cause.badge,
         title=cause.title,
+        state=cause.state,
+        decision=cause.decision,
         summary=cause.summary,
         detail=wording.one_line(cause.detail, 300),
         cells=shown,

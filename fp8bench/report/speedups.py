@@ -46,7 +46,8 @@ def build(night: Night) -> Speedups | None:
 def _pair(entry: Speedup | None) -> Pair | None:
     if entry is None:
         return None
-    note = f"{wording.count(entry.missing, 'size')} left out" if entry.missing else ""
+    missing = f"{wording.count(entry.missing, 'size')} left out" if entry.missing else ""
+    note = ", ".join(part for part in (entry.moved, missing) if part)
     return Pair(_times(entry.baseline), _times(entry.candidate), note)
 
 

@@ -10,7 +10,10 @@ from . import digest
 from .templating import template
 
 
-def render(run_dir: Path) -> str:
-    """The summary of the judged night in `run_dir`. RunDirError when a record is missing."""
-    found = digest.build(Night.read(run_dir))
+def render(run_dir: Path, home: Path | None = None) -> str:
+    """The summary of the judged night in `run_dir`. RunDirError when a record is missing.
+
+    home: where decisions about causes are kept; without it none are shown.
+    """
+    found = digest.build(Night.read(run_dir, home))
     return template("report/summary.md.j2").render(digest=found, no_suspect=wording.NO_SUSPECT)

@@ -18,9 +18,12 @@ from .tones import Badge, Tone
 STYLES: dict[Tone, str] = {"bad": "bold red", "warn": "bold yellow", "good": "bold green", "calm": "dim"}
 
 
-def render(run_dir: Path) -> list[Text]:
-    """The lines of the judged night in `run_dir`. RunDirError when a record is missing."""
-    night = Night.read(run_dir)
+def render(run_dir: Path, home: Path | None = None) -> list[Text]:
+    """The lines of the judged night in `run_dir`. RunDirError when a record is missing.
+
+    home: where decisions about causes are kept; without it none are shown.
+    """
+    night = Night.read(run_dir, home)
     found = digest.build(night)
     return [*_top(found), *_trust(found), *_causes(found), *_speedups(found.speedups), *_where(found, run_dir)]
 
@@ -57,7 +60,10 @@ def _causes(found: Digest) -> Iterator[Text]:
 
 
 def _cause(cause: BriefCause) -> Iterator[Text]:
-    yield _line(_word(cause.badge), "  ", (cause.title, "bold"), f"  {cause.summary}" if cause.summary else "")
+    state = f" ({cause.state})" if cause.state else ""
+    yield _line(_word(cause.badge), "  ", (cause.title, "bold"), state, f"  {cause.summary}" if cause.summary else "")
+    if cause.decision:
+        yield _line("  decided  ", (cause.decision, STYLES["warn"]))
     if cause.detail:
         yield _line("  ", cause.detail)
     rows = [(cell.cell, cell.effect, cell.times) for cell in cause.cells]

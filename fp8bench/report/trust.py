@@ -9,9 +9,11 @@ from statistics import median
 from .. import wording
 from ..backends import YARDSTICKS
 from ..night import Night
-from ..records import DeviceState, Verdict
+from ..records import DeviceState, Environment, Verdict
+from . import recent
 from .tones import Tone
 
+CHANGES = 3  # of the environment, told in a tile
 EXPECTED = 0.05  # share of controls that chance alone may carry beyond the margin
 
 
@@ -29,9 +31,52 @@ class Trust:
 
 
 def build(night: Night) -> Trust:
-    return Trust(
-        (_cells(night), _controls(night), _precision(night), _launches(night), _machine(night), _clocks(night))
+    found = (_arm(night), _detectable(night), _since_baseline(night))
+    always = (_cells(night), _controls(night), _precision(night), _launches(night), _machine(night), _clocks(night))
+    return Trust((*always, *(tile for tile in found if tile)))
+
+
+def _arm(night: Night) -> Tile | None:
+    """Alarms where there can be none; None where the night had no A/A arm."""
+    arm = night.verdicts.arm
+    if arm is None or not arm.cells:
+        return None
+    note = (
+        f"the baseline against itself, {wording.count(arm.launches, 'launch')}; largest {wording.percent(arm.largest)}"
     )
+    return Tile("False alarms of the A/A arm", f"{arm.alarms} of {arm.cells}", note, "warn" if arm.alarms else "calm")
+
+
+def _detectable(night: Night) -> Tile | None:
+    """The smallest effect that tonight would have been caught; None where nobody computed it."""
+    found = [facts.verdict.mde for facts in night.facts if facts.verdict.mde and facts.verdict.effect]
+    if not found:
+        return None
+    middle, worst = (wording.percent(value).lstrip("+") for value in (median(found), max(found)))
+    return Tile("Smallest effect caught", middle, f"with 80% power, median cell; {worst} in the worst")
+
+
+def _since_baseline(night: Night) -> Tile | None:
+    """What is another machine, driver or version than in the night of the baseline; None where nobody knows."""
+    before = recent.environment_of(night, night.prepared.baseline_run)
+    if before is None:
+        return None
+    changed = environment_changes(before, night.prepared.environment)
+    note = "; ".join(changed[:CHANGES]) + (f"; {len(changed) - CHANGES} more" if len(changed) > CHANGES else "")
+    if not changed:
+        return Tile("Since the baseline", "nothing changed", "machine, driver, versions")
+    return Tile("Since the baseline", f"{len(changed)} changed", note, "warn")
+
+
+def environment_changes(before: Environment, after: Environment) -> list[str]:
+    """`driver 580.95 → 581.10`, for whatever of the machine can move a measurement."""
+    named = ("host", "device_uuid", "driver", "cpu", "os")
+    pairs = [(name, getattr(before, name), getattr(after, name)) for name in named]
+    kinds = dict.fromkeys([*before.versions, *after.versions])
+    pairs += [(name, before.versions.get(name, "none"), after.versions.get(name, "none")) for name in kinds]
+    return [
+        f"{name} {old or 'none'} → {new or 'none'}" for name, old, new in pairs if old != new and name != "fp8bench"
+    ]
 
 
 def _cells(night: Night) -> Tile:
