@@ -33,6 +33,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -190,13 +191,23 @@ class EmbeddedAirflow(AirflowApi):
 
     home: AIRFLOW_HOME, made if needed. dags: the DAG folder; its parent goes to the front of PYTHONPATH.
     parallelism: tasks at a time. port: of the API server; when it is taken another one is used, or AirflowError is
-    raised where `exact`. AirflowError also says why it did not start, or that another one runs in `home`.
+    raised where `exact`. settings: environment variables of its processes that go before the usual ones; "@URL@" in
+    them is its address. AirflowError also says why it did not start, or that another one runs in `home`.
     """
 
-    def __init__(self, home: Path, dags: Path, *, parallelism: int = 2, port: int = 8080, exact: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        *,
+        parallelism: int = 2,
+        port: int = 8080,
+        exact: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.home, self.dags = home.resolve(), dags.resolve()
         super().__init__("", self.home / "logs")
-        self._parallelism, self._port, self._exact = parallelism, port, exact
+        self._parallelism, self._port, self._exact, self._settings = parallelism, port, exact, dict(settings or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._deaths: list[float] = []
         self._started: set[int] = set()  # everything that `start` ever started
@@ -210,6 +221,7 @@ class EmbeddedAirflow(AirflowApi):
         self._port = self._choose_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._environment = environment(self.home, self.dags, self._port, self._parallelism)
+        self._environment |= {name: value.replace("@URL@", self.url) for name, value in self._settings.items()}
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             self._migrate()
@@ -268,16 +280,18 @@ class EmbeddedAirflow(AirflowApi):
         direct = [child for child in psutil.Process().children() if child.pid not in self._started]
         return [process for child in direct for process in (child, *_descendants(child))]
 
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `python ARGUMENTS` in this Airflow's environment; its output goes to logs/NAME.log."""
+    def start(
+        self, name: str, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start `python ARGUMENTS` in this Airflow's environment and `env`; its output goes to logs/NAME.log."""
         file = self.logs / f"{name}.log"
         if file.exists():
             file.replace(file.with_suffix(".log.1"))  # of the last start
         with file.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=self.dags.parent,
-                env=self._environment,
+                cwd=cwd or self.dags.parent,
+                env=self._environment | dict(env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
