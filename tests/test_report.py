@@ -183,7 +183,7 @@ def test_an_accused_cell_shows_its_launches_its_floor_and_its_machine_code(tmp_p
     html = report.render(make_night(tmp_path, "regressed", suite="reference"))
     words = Page(html).words
     assert html.count('<circle class="launch"') == 4 * 6
-    assert re.search(r"1\.8\d× → 1\.8\d×", words)
+    assert re.search(r"1\.7\d× → 1\.8\d×", words)
     assert "hot +4." in words
     assert "1 of 2 kernels for sm_90 differs between the builds" in words
     assert "40 → <b>44</b>" in html
