@@ -187,7 +187,7 @@ def test_an_accused_cell_shows_its_launches_its_floor_and_its_machine_code(tmp_p
     assert "hot +4." in words
     assert "1 of 2 kernels for sm_90 differs between the builds" in words
     assert "40 → <b>44</b>" in html
-    assert "32 → " not in html
+    assert ">32 → " not in html
     assert "Last nights" not in words
 
 
