@@ -24,6 +24,7 @@ COMMANDS = {
     "index": "write the page over all nights",
     "causes": "what is open, and what people decided about it",
     "digest": "mail what the last seven days were like",
+    "calibrate": "measure how often verdicts are wrong and what they catch, from launches that were made",
     "doctor": "check what a night needs on this machine, and say what to do",
     "prune": "remove old run directories and builds that nobody needs",
 }

@@ -1,0 +1,131 @@
+"""Nights drawn from stored launches, and what the screen and the decisions of real nights make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..config import VerdictSettings
+from ..records import Screened, Verdict
+from ..screening import Screen, family_of, screen
+from ..stats import Floats
+from ..verdicts.decisions import Decisions, Launches, decide
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Stored launches to draw from, repeated until a night has as many cells as it shall have.
+
+    Every copy of the measured cells draws its own launches. Copies stand for other cells of the same kind: they get
+    families of their own.
+    """
+
+    values: Floats  # launches x measured cells
+    cells: tuple[str, ...]  # of a night: all copies, one after another
+
+    @classmethod
+    def of(cls, effects: pd.DataFrame, cells: int) -> Pool:
+        """effects: launches x cells. cells: at least so many in a night."""
+        copies = max(1, -(-cells // effects.shape[1]))
+        names = [_copied(str(cell), copy) for copy in range(copies) for cell in effects.columns]
+        return cls(effects.to_numpy(dtype=float), tuple(names))
+
+    @property
+    def copies(self) -> int:
+        return len(self.cells) // int(self.values.shape[1])
+
+    @property
+    def families(self) -> list[str]:
+        """Of the first copy, sorted."""
+        return sorted(set(map(family_of, self.cells[: self.values.shape[1]])))
+
+    def draw(self, launches: int, generator: np.random.Generator) -> pd.DataFrame:
+        """Effects of so many launches of all cells, drawn with replacement."""
+        chosen = generator.integers(0, len(self.values), (self.copies, launches))
+        return pd.DataFrame(np.concatenate([self.values[rows] for rows in chosen], axis=1), columns=list(self.cells))
+
+    def shifts(self, family: str, effect: float) -> NDArray[np.float64]:
+        """`effect` for the cells of a family, 0 for the others."""
+        return np.array([effect if family_of(cell) == family else 0.0 for cell in self.cells])
+
+
+def _copied(cell: str, copy: int) -> str:
+    backend, _, rest = cell.partition("/")
+    return f"{backend}~{copy}/{rest}" if copy else cell
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a night is spent and judged."""
+
+    settings: VerdictSettings
+    margin: float
+    screening: int  # launches
+    confirming: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a night came to."""
+
+    chosen: Screen
+    decisions: Decisions
+
+    @property
+    def cells(self) -> set[str]:
+        """Accused ones."""
+        return _regressed(self.decisions.cells)
+
+    @property
+    def families(self) -> set[str]:
+        """Accused by their geometric mean."""
+        return _regressed(self.decisions.families)
+
+    @property
+    def accused(self) -> set[str]:
+        """Families of which anything is accused."""
+        return self.families | set(map(family_of, self.cells))
+
+    @property
+    def mails(self) -> int:
+        """One a backend that is accused; copies of a backend are the same one."""
+        return len({family.partition("/")[0].partition("~")[0] for family in self.accused})
+
+
+def _regressed(decided: Mapping[str, object]) -> set[str]:
+    return {name for name, entry in decided.items() if getattr(entry, "verdict", None) is Verdict.REGRESSED}
+
+
+def judge_night(first: pd.DataFrame, second: pd.DataFrame, rules: Rules) -> Outcome:
+    """A night as it is judged.
+
+    first: effects of the screening launches. second: of the confirming ones, of which the screen chooses.
+    """
+    chosen = screen(first, rules.settings, (), rules.margin)
+    screened = Screened(cells=chosen.cells, families=chosen.families)
+    launches = Launches(first, second[list(chosen.cells)])
+    return Outcome(chosen, decide(launches, screened, rules.settings, rules.margin))
+
+
+def nights(pool: Pool, rules: Rules, count: int, seed: int) -> Iterator[Outcome]:
+    """So many nights in which nothing changed."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        first, second = pool.draw(rules.screening, generator), pool.draw(rules.confirming, generator)
+        yield judge_night(first, second, rules)
+
+
+def moved_nights(
+    pool: Pool, rules: Rules, count: int, seed: int, effect: float, families: list[str]
+) -> Iterator[tuple[str, Outcome]]:
+    """So many nights in which one of `families`, another one each time, is slower by `effect`; with its name."""
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        family = families[number % len(families)]
+        first, second = pool.draw(rules.screening, generator), pool.draw(rules.confirming, generator)
+        shift = pool.shifts(family, effect)
+        yield family, judge_night(first + shift, second + shift, rules)

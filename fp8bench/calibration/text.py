@@ -1,0 +1,132 @@
+"""A calibration for people, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from .curve import ENOUGH, Characteristic, Rate
+from .planted import Planted
+
+
+def markdown(found: Characteristic, planted: Sequence[Planted] = ()) -> str:
+    """All tables of `calibration.md`."""
+    return "\n".join([*_head(found), *_alarms(found), *_power(found), *_coverage(found), *_planted(planted)]) + "\n"
+
+
+def _head(found: Characteristic) -> Iterator[str]:
+    plan = found.plan
+    yield "# Calibration"
+    yield ""
+    yield (
+        f"{found.launches} launches of {found.measured_cells} cells in which nothing changed "
+        f"({', '.join(found.sources)}), device {found.device}, drawn with replacement into nights of "
+        f"{plan['cells']:.0f} cells: {plan['screening_launches']:.0f} launches screen, "
+        f"{plan['confirming_launches']:.0f} confirm, and the rules "
+        f"of real nights judge. Seed {plan['seed']:.0f}."
+    )
+    yield ""
+    for regime, (middle, high) in found.deviation.items():
+        yield (
+            f"- {regime}: the effect of a launch deviates by {_percent(middle)} (median cell), {_percent(high)} (90th "
+            f"percentile); a cell's own mean is off zero by {_percent(found.bias[regime][0])} (median), "
+            f"{_percent(found.bias[regime][1])} (worst)"
+        )
+    yield ""
+    yield _proposal(found)
+    yield ""
+
+
+def _proposal(found: Characteristic) -> str:
+    limit = f"a mail without a cause in fewer than 1 of {1 / ENOUGH:.0f} nights, with 95% confidence"
+    if found.proposed_margin is None:
+        return f"No margin that was tried gives {limit}: resample more nights, or look for what sways."
+    key = "margin_cuda" if found.device == "cuda" else "margin_cpu"
+    setting = f"`verdicts.{key} = {found.proposed_margin:.3g}`"
+    return f"Proposed margin: **{_percent(found.proposed_margin)}**, the smallest tried with {limit}: {setting}."
+
+
+def _alarms(found: Characteristic) -> Iterator[str]:
+    regimes = list(found.deviation)
+    yield "## Nights without a change"
+    yield ""
+    yield (
+        f"The margin of a cell is at least {found.margin_spread:g} deviations of its launches. "
+        "MDE: the smallest effect that is caught with 80% power."
+    )
+    yield ""
+    rows = (
+        [
+            _percent(entry.margin) + (" (set)" if entry.margin == found.margin else ""),
+            _rate(entry.mails),
+            _percent(entry.mails.upper),
+            f"{entry.screened:.1f}",
+            *(f"{_percent(entry.mde[regime][0])} / {_percent(entry.mde[regime][1])}" for regime in regimes),
+        ]
+        for entry in found.alarms
+    )
+    mde = [f"MDE {regime}, median / 90th" for regime in regimes]
+    yield from _table(["margin", "nights with a mail", "95% bound", "cells confirmed a night", *mde], rows)
+
+
+def _power(found: Characteristic) -> Iterator[str]:
+    yield f"## One family slower, margin {_percent(found.margin)}"
+    yield ""
+    rows = (
+        [
+            f"{entry.effect:+.1%}",
+            _rate(entry.caught),
+            _rate(entry.family),
+            f"{entry.cells:.0%}",
+            _rate(entry.others),
+        ]
+        for entry in found.power
+    )
+    yield from _table(["effect", "nights caught", "by its geometric mean", "of its cells", "another accused"], rows)
+
+
+def _coverage(found: Characteristic) -> Iterator[str]:
+    yield "## Intervals (nominal 95%)"
+    yield ""
+    rows = (
+        [entry.regime, str(entry.launches), str(entry.intervals), f"{entry.of_mean:.1%}", f"{entry.of_zero:.1%}"]
+        for entry in found.coverage
+    )
+    yield from _table(["regime", "launches", "intervals", "hold the cell's mean", "hold zero"], rows)
+
+
+def _planted(planted: Sequence[Planted]) -> Iterator[str]:
+    if not planted:
+        return
+    yield "## Planted nights"
+    yield ""
+    rows = (
+        [
+            night.run_id,
+            str(night.launches),
+            night.verdict.value,
+            entry.family,
+            "" if entry.effect is None else f"{entry.effect:+.2%}",
+            f"{entry.cells} of {entry.of}",
+            _rate(entry.caught),
+        ]
+        for night in planted
+        for entry in night.accused
+    )
+    heads = ["night", "launches", "verdict", "family", "its mean", "cells accused", "drawn nights that accuse it"]
+    yield from _table(heads, rows)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+def _rate(entry: Rate) -> str:
+    return f"{entry.count} of {entry.of}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}%"

@@ -1,0 +1,160 @@
+"""Calibration: launches in, error rates out, through the rules of real nights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from nights import make_night
+
+from fp8bench import calibration, records
+from fp8bench.calibration.curve import rate
+from fp8bench.calibration.resample import Pool, Rules, judge_night
+from fp8bench.cli import main
+from fp8bench.config import VerdictSettings
+from fp8bench.errors import UsageError
+from fp8bench.screening import family_of
+
+SETTINGS = VerdictSettings()
+PLAN = calibration.Plan(nights=20, moved_nights=20, cells=120, effects=(0.003, 0.01))
+CELLS = [
+    f"cuda/{scheme}/bfloat16/{tokens}x1024/{regime}"
+    for scheme in ("per-tensor", "per-token", "group-128-row")
+    for tokens in (1, 16, 128, 512, 1024)
+    for regime in ("hot", "cold")
+]
+
+
+def launches(count: int = 60, deviation: float = 0.001, seed: int = 1) -> pd.DataFrame:
+    values = np.random.default_rng(seed).normal(0, deviation, (count, len(CELLS)))
+    return pd.DataFrame(values, columns=CELLS)
+
+
+def write_csv(path: Path, effects: pd.DataFrame) -> Path:
+    long = effects.rename_axis(index="launch", columns="cell").stack().rename("effect").reset_index()
+    long.to_csv(path, index=False)
+    return path
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    assert 0 < done <= total
+
+
+@pytest.fixture(scope="module")
+def found() -> calibration.Characteristic:
+    return calibration.characterise(calibration.Source(launches(), "cuda", ("made up",)), SETTINGS, PLAN, no_progress)
+
+
+def test_a_machine_that_is_still_gives_no_alarm_and_catches_one_percent(found: calibration.Characteristic) -> None:
+    at_margin = next(entry for entry in found.alarms if entry.margin == found.margin)
+    assert at_margin.mails.count == 0
+    small, large = found.power
+    assert large.caught.rate == 1.0
+    assert large.cells > 0.95
+    assert small.cells < large.cells
+    assert small.others.count + large.others.count == 0
+
+
+def test_intervals_of_drawn_launches_cover(found: calibration.Characteristic) -> None:
+    assert {entry.launches for entry in found.coverage} == {3, 6, 12}
+    assert all(0.93 <= entry.of_mean <= 0.97 for entry in found.coverage)
+
+
+def test_the_detectable_effect_grows_with_the_margin_and_is_what_is_caught(found: calibration.Characteristic) -> None:
+    medians = [entry.mde["hot"][0] for entry in found.alarms]
+    assert medians[3:] == sorted(medians[3:])  # below, the cells' own margins decide
+    at_margin = next(entry for entry in found.alarms if entry.margin == found.margin)
+    plan = calibration.Plan(nights=1, moved_nights=45, cells=30, effects=(float(np.expm1(at_margin.mde["hot"][0])),))
+    source = calibration.Source(launches(), "cuda", ())
+    assert calibration.characterise(source, SETTINGS, plan, no_progress).power[0].cells == pytest.approx(0.85, abs=0.1)
+
+
+def test_too_few_nights_propose_no_margin(found: calibration.Characteristic) -> None:
+    """20 nights cannot show that fewer than 1 in 300 give a mail."""
+    assert found.proposed_margin is None
+    assert "No margin that was tried" in calibration.markdown(found)
+
+
+def test_bounds_by_hand() -> None:
+    assert rate(0, 1000).upper == pytest.approx(1 - 0.05 ** (1 / 1000))
+    assert rate(0, 1000).upper < 1 / 300
+    assert (rate(5, 5).upper, rate(0, 5).lower) == (1.0, 0.0)
+    assert rate(3, 60).lower < 0.05 < rate(3, 60).upper
+
+
+def test_drawn_nights_have_the_cells_asked_for_and_keep_launches_together() -> None:
+    together = pd.DataFrame({CELLS[0]: np.arange(40.0), CELLS[1]: np.arange(40.0) + 0.5})
+    pool = Pool.of(together, 7)
+    assert len(pool.cells) == 8
+    assert len(set(pool.cells)) == 8
+    drawn = pool.draw(5, np.random.default_rng(1))
+    assert (drawn[CELLS[1]] - drawn[CELLS[0]] == 0.5).all()
+    assert not drawn[CELLS[0]].equals(drawn[CELLS[0].replace("cuda", "cuda~1")])
+
+
+def test_copies_of_a_backend_make_one_mail() -> None:
+    pool = Pool.of(launches(), 60)
+    quiet = pool.draw(6, np.random.default_rng(2))
+    moved = [0.05 * ("per-token" in family_of(cell)) for cell in pool.cells]
+    outcome = judge_night(quiet + moved, quiet + moved, Rules(SETTINGS, 0.003, 6, 6))
+    assert len(outcome.accused) == 4
+    assert outcome.mails == 1
+
+
+# ---- sources ------------------------------------------------------------------------------------------------
+
+
+def test_nights_of_a_commit_against_itself_are_sources(tmp_path: Path) -> None:
+    nights = [make_night(tmp_path / f"n{seed}", "clean", seed=seed) for seed in range(2)]
+    source = calibration.read_sources(nights)
+    assert source.device == "cpu"
+    assert source.effects.shape == (12, 64)
+    with pytest.raises(UsageError, match=r"6 launches .* 12 are needed"):
+        calibration.read_sources(nights[:1])
+
+
+def test_of_another_night_the_controls_alone_are_sources(tmp_path: Path) -> None:
+    nights = [make_night(tmp_path / f"n{seed}", "regressed", seed=seed) for seed in range(2)]
+    assert {cell.partition("/")[0] for cell in calibration.read_sources(nights).effects} == {"torch"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("launch,cell\n1,a\n", "no column 'effect'"), ("launch,cell,effect\n1,cuda/a/b/c/hot,0.1\n", "1 launches")],
+)
+def test_bad_tables_are_refused_with_a_sentence(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "launches.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        calibration.read_sources([path])
+
+
+def test_gpu_and_cpu_launches_do_not_mix(tmp_path: Path) -> None:
+    night = make_night(tmp_path / "night", "clean")
+    with pytest.raises(UsageError, match="one kind of machine"):
+        calibration.read_sources([night, write_csv(tmp_path / "gpu.csv", launches())])
+
+
+# ---- command ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_json_and_markdown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path / "home"))
+    table = write_csv(tmp_path / "launches.csv.gz", launches())
+    planted = make_night(tmp_path / "planted", "regressed")
+    few = ["--nights", "3", "--moved-nights", "3", "--cells", "30", "--planted", str(planted)]
+    assert main(["calibrate", str(table), *few, "--out", str(tmp_path / "out")]) == 0
+    read = records.read(calibration.Calibration, tmp_path / "out" / "calibration.json")
+    assert read.characteristic.launches == 60
+    assert [entry.family for entry in read.planted[0].accused][:1] == ["cpu/group-128-row/bfloat16/hot"]
+    said = capsys.readouterr().out
+    assert said.startswith("# Calibration")
+    assert said.strip() == (tmp_path / "out" / "calibration.md").read_text().strip()
+    assert main(["calibrate", str(tmp_path / "gone"), *few]) == 4
+    assert "is not there" in capsys.readouterr().err
+    assert main(["calibrate"]) == 4
+    assert "no nights in" in capsys.readouterr().err
