@@ -220,7 +220,7 @@ def _build_tree(tree: Path, sha: str, role: Role, config: Config, wanted: Sequen
     attempts = _attempt_all(tree, config, wanted)
     name = _hash(tree, attempts)
     target = config.builds_dir / name
-    if cached := _is_whole(target):
+    if cached := _is_whole(target, tree, attempts):
         with suppress(OSError):  # another user's build: that one's nights keep it
             os.utime(target)  # the time of its last use, for `fp8bench.retention`
     else:
@@ -247,10 +247,22 @@ def _hash(tree: Path, attempts: Sequence[_Attempt]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH_LETTERS]
 
 
-def _is_whole(target: Path) -> bool:
+def _kept(attempt: _Attempt) -> list[Path]:
+    """Files of a compiled library that go into a build."""
+    files = sorted(attempt.directory.iterdir()) if attempt.directory else []
+    return [file for file in files if file.name != libraries.DIGESTS]
+
+
+def _is_whole(target: Path, tree: Path, attempts: Sequence[_Attempt]) -> bool:
+    """Whether a build holds what it should, byte for byte: backend files of the commit, libraries as compiled."""
     try:
-        return read_manifest(target).hash == target.name
-    except RunDirError:
+        if read_manifest(target).hash != target.name:
+            return False
+        wanted = [(file, target / file.name) for attempt in attempts for file in _kept(attempt)]
+        sources = tree / _BACKENDS
+        wanted += [(file, target / "backends" / file.relative_to(sources)) for file in sources.rglob("*.py")]
+        return all(ours.samefile(theirs) or ours.read_bytes() == theirs.read_bytes() for ours, theirs in wanted)
+    except (RunDirError, OSError):
         return False
 
 
@@ -260,11 +272,11 @@ def _assemble(tree: Path, target: Path, attempts: Sequence[_Attempt], sha: str, 
     try:
         shutil.copytree(tree / _BACKENDS, made / "backends")
         for attempt in attempts:
-            for file in sorted(attempt.directory.iterdir()) if attempt.directory else ():
+            for file in _kept(attempt):
                 libraries.copy(file, made / file.name)
         records.write(_manifest(target.name, attempts, sha, dirty), made / "build.json")
         made.chmod(0o755)  # mkdtemp's is for its owner only
-        if target.is_dir() and not _is_whole(target):
+        if target.is_dir() and not _is_whole(target, tree, attempts):
             shutil.rmtree(target)  # damaged: by hand, or by a disk
         libraries.settle(made, target)
     finally:

@@ -26,10 +26,11 @@ from .errors import BuildError, ToolchainError
 from .toolchain import Compiler, Nvcc, find_cxx, find_nvcc
 
 NATIVE = ("cuda", "cpu")  # backends with a library; the longest to compile first
+DIGESTS = "SHA256SUMS"  # beside a compiled library: what its files were when they were written
 _TIMEOUT_S = 900.0
 _LOG_LINES = 60
 _HASH_LETTERS = 16
-_CONTENTS = "2"  # counts changes of what lies beside a library: its hash includes it
+_CONTENTS = "3"  # counts changes of what lies beside a library: its hash includes it
 _SPARE_BYTES = 1 << 20  # with less the disk is full
 
 # What every library needs, whatever its kernels ask for. Paths are kept out of it, so that the same sources give the
@@ -96,8 +97,10 @@ def compile_library(plan: Plan, cache: Path, pool: Executor) -> Path:
     BuildError with the compiler's words when it does not compile; then nothing is kept.
     """
     target = cache / plan.hash
-    if (target / plan.file_name).is_file():
+    if is_sound(target, plan.file_name):
         return target
+    if target.is_dir():
+        shutil.rmtree(target)  # cut off, or changed since it was compiled
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".compile-") as name:
         made = Path(name) / "library"
@@ -106,8 +109,25 @@ def compile_library(plan: Plan, cache: Path, pool: Executor) -> Path:
         if plan.backend == "cuda":
             (made / "resources-cuda.txt").write_text(log)
             (made / "code-cuda.json").write_text(_code(plan, made / plan.file_name))
+        (made / DIGESTS).write_text(_digests(made))
         settle(made, target)
     return target
+
+
+def is_sound(directory: Path, name: str) -> bool:
+    """Whether a compiled library's directory holds what was written there: each file by its SHA-256, and `name`.
+
+    It finds files that a disk, a person or a candidate's code changed, not somebody who also changes the digests.
+    """
+    try:
+        return (directory / name).is_file() and (directory / DIGESTS).read_text() == _digests(directory)
+    except OSError:
+        return False
+
+
+def _digests(directory: Path) -> str:
+    files = sorted(file for file in directory.iterdir() if file.name != DIGESTS)
+    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
 
 
 def settle(made: Path, target: Path) -> None:

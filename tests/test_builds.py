@@ -221,6 +221,26 @@ def test_a_damaged_build_is_made_anew(repo: Repo, empty_home: Config, damage: Ca
     assert build(repo, "HEAD", empty_home).cached
 
 
+def _flip(file: Path) -> None:
+    """Change one byte in place, as a disk, or a kernel that writes where it should not, would."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["libfp8bench_cpu-*.so", "backends/cpu.py"])
+def test_a_poisoned_build_is_never_measured(repo: Repo, empty_home: Config, name: str) -> None:
+    first = build(repo, "HEAD", empty_home)
+    (file,) = Path(first.path).glob(name)
+    sound = file.read_bytes()
+    _flip(file)
+    second = build(repo, "HEAD", empty_home)
+    assert (second.path, second.cached) == (first.path, False)
+    assert file.read_bytes() == sound
+    assert build(repo, "HEAD", empty_home).cached
+
+
 def test_builds_at_the_same_time_agree(repo: Repo, tmp_path: Path) -> None:
     home = config.load(home=tmp_path / "home")  # nothing compiled: all of them compile and rename
     with ThreadPoolExecutor(2) as pool:
