@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ class RunDir:
         self.report = path / "report.html"
         self.summary = path / "summary.md"
         self.junit = path / "junit.xml"
+        self.rendered = path / ".report-of"
         self.attached = path / ".report-attached"
         self.alerts = path / "alerts.json"
         self.outbox = path / "outbox"
@@ -116,15 +118,23 @@ class RunDir:
             return self.verdicts.is_file()  # a night from before there was a confirmation
         return all(self.confirm(index).is_file() for index in range(len(self.screened().shards)))
 
+    # Files are told apart by content and not by their times: a clock that is set back must not make a report look new.
+
     def _report_is_fresh(self) -> bool:
         """A report from before the night reached MLflow lacks the links. Its other forms are written before it."""
-        if not self.report.is_file():
-            return False
-        return not self.mlflow.is_file() or self.report.stat().st_mtime_ns >= self.mlflow.stat().st_mtime_ns
+        return self.report.is_file() and _text(self.rendered) == _digest(self.mlflow)
+
+    def mark_rendered(self) -> None:
+        """Note what the report tells of: it is written, and the night's place in MLflow is as it is now."""
+        records.write_bytes(_digest(self.mlflow).encode(), self.rendered)
 
     def is_attached(self) -> bool:
         """Whether the report as it is now was handed to MLflow."""
-        return self.attached.is_file() and self.attached.stat().st_mtime_ns >= self.report.stat().st_mtime_ns
+        return self.attached.is_file() and _text(self.attached) == _digest(self.report)
+
+    def mark_attached(self) -> None:
+        """Note that MLflow has the report as it is now."""
+        records.write_bytes(_digest(self.report).encode(), self.attached)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -145,6 +155,15 @@ class RunDir:
                 ) from None
             _write_pid(file.fileno())
             yield
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; "none" where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def _write_pid(descriptor: int) -> None:

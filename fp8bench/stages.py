@@ -421,7 +421,7 @@ def _render(night: _Night) -> None:
         from . import store
 
         store.attach_report(night.run.path, night.config)
-        records.write_bytes(b"", night.run.attached)
+        night.run.mark_attached()
 
 
 def _write_reports(run: RunDir, home: Path) -> None:
@@ -432,6 +432,7 @@ def _write_reports(run: RunDir, home: Path) -> None:
     records.write_bytes(summary.render(run.path, home).encode(), run.summary)
     records.write_bytes(junit.render(run.path).encode(), run.junit)
     records.write_bytes(report.render(run.path, home).encode(), run.report)
+    run.mark_rendered()
 
 
 def refresh_index(config: Config) -> Path:
