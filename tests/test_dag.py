@@ -81,7 +81,7 @@ def dag(airflow_database: Path) -> Any:
 
     bag = DagBag(DAG_FILE.parent)
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["fp8bench_commits", "fp8bench_nightly"]
+    assert sorted(bag.dags) == ["fp8bench_commits", "fp8bench_nightly", "fp8bench_tell"]
     return bag.dags["fp8bench_nightly"]
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "causes": "what is open, and what people decided about it",
     "digest": "mail what the last seven days were like",
     "calibrate": "measure how often verdicts are wrong and what they catch, from launches that were made",
+    "tell": "log and mail nights that MLflow or the mail host did not take",
     "doctor": "check what a night needs on this machine, and say what to do",
     "prune": "remove old run directories and builds that nobody needs",
 }
