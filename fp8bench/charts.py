@@ -13,6 +13,7 @@ Metric prefixes sort what matters first:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -72,6 +73,11 @@ def _summary(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
     yield "00_summary/cells_expected", len(mine)
     for name in ("candidate_us", "ratio_vs_baseline", "speedup_over_torch", "over_floor"):
         yield f"00_summary/geomean_{name}", metrics.geomean(metrics.metric(name).compute(facts) for facts in mine)
+    caught = [facts.verdict.mde for facts in mine if facts.verdict.mde]
+    yield "00_summary/median_detectable_effect", median(caught) if caught else None
+    if arm := night.verdicts.arm:
+        yield "00_summary/aa_false_alarms", arm.alarms
+        yield "00_summary/aa_cells", arm.cells
     differing = metrics.metric("differing_share").compute
     yield "00_summary/largest_differing_share", metrics.worst(differing(facts) for facts in mine)
 

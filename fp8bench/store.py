@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from . import charts, records, wording
+from . import charts, notes, records, wording
 from .errors import StoreError, UsageError
 from .night import Night
 from .records import Logged, Verdict
@@ -47,6 +47,7 @@ CANDIDATE_SHA = "fp8bench.candidate"
 VERDICT = "fp8bench.verdict"
 NIGHT_VERDICT = "fp8bench.night_verdict"
 DIRTY = "fp8bench.dirty"
+DESCRIPTION = "mlflow.note.content"  # what MLflow shows on the page of a run, as Markdown
 
 BATCH = 1000  # metrics a request
 PROBE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -84,16 +85,22 @@ def log_night(run_dir: Path, config: Config) -> Logged:
             if _accepted(client, experiment, device) is None:
                 _accept(client, experiment, night.prepared.run_id, device)
         links = _links(client, experiment, night, runs, config)
+        for backend, run in runs.items():  # now that they are known; a night that is logged again says the same
+            client.set_tag(run, DESCRIPTION, notes.write(night, backend, links))
     uri = wording.public_url(config.tracking_uri)
     return Logged(tracking_uri=uri, experiment_id=experiment, runs=runs, links=links)
 
 
 def attach_report(run_dir: Path, config: Config) -> None:
-    """Add `report.html` to the runs of a logged night (the report is rendered after logging). Repeatable."""
+    """Add report, summary and figures to the runs of a logged night (they are rendered after logging). Repeatable."""
     logged = records.read(Logged, run_dir / "mlflow.json")
     with _session(config) as client:
         for run in logged.runs.values():
-            client.log_artifact(run, str(run_dir / "report.html"))
+            for name in ("report.html", "summary.md"):
+                if (run_dir / name).is_file():
+                    client.log_artifact(run, str(run_dir / name))
+            if (run_dir / "figures").is_dir():
+                client.log_artifacts(run, str(run_dir / "figures"), "figures")
 
 
 def accepted_baseline(config: Config, device_name: str) -> Baseline | None:
@@ -344,7 +351,7 @@ def _tags(night: Night, backend: str) -> dict[str, str]:
         "fp8bench.driver": machine.driver,
         "mlflow.source.name": "fp8bench",
         "mlflow.source.git.commit": prepared.candidate.sha,
-        "mlflow.note.content": _note(night, verdict.sentence),
+        **_filters(night, backend),
         **{"fp8bench.version." + re.sub(r"[^\w.-]", "_", name): version for name, version in machine.versions.items()},
     }
     if prepared.candidate.dirty:
@@ -352,14 +359,18 @@ def _tags(night: Night, backend: str) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _note(night: Night, sentence: str) -> str:
-    """The run's description, in Markdown; code spans keep markup in subjects as text."""
-    prepared = night.prepared
-    lines = [f"**{sentence}**", "", f"Night `{prepared.run_id}`: {night.verdicts.sentence}", ""]
-    for role, commit in (("candidate", prepared.candidate), ("baseline", prepared.baseline)):
-        subject = wording.one_line(f"{commit.subject} ({commit.author})").replace("`", "'")
-        lines.append(f"- {role} `{commit.short}` `{subject}`")
-    return "\n".join([*lines, "", "The report is among the artifacts: `report.html`."])
+def _filters(night: Night, backend: str) -> dict[str, str]:
+    """Tags that are there to search by: `tags.fp8bench.suspects LIKE '%abc1234de%'`."""
+    causes = [cause for cause in night.verdicts.causes if cause.backend == backend]
+    suspects = dict.fromkeys(sha for cause in causes for sha in cause.suspects)
+    return {
+        "fp8bench.exit_code": str(night.verdicts.exit_code),
+        "fp8bench.first_night": "true" if night.prepared.first_night else "",
+        "fp8bench.causes": " ".join(cause.id for cause in causes),
+        "fp8bench.accused_families": " ".join(dict.fromkeys(family for cause in causes for family in cause.families)),
+        "fp8bench.suspects": " ".join(night.commit(sha).short for sha in suspects),
+        "fp8bench.states": " ".join(dict.fromkeys(cause.state for cause in causes)),
+    }
 
 
 def _params(night: Night, backend: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from nights import STATES, make_night
 
 from fp8bench import records, store
@@ -15,6 +16,7 @@ from fp8bench.config import Config, MlflowSettings
 from fp8bench.errors import StoreError, UsageError
 from fp8bench.metrics import METRICS
 from fp8bench.records import Verdicts
+from fp8bench.report import figures
 
 mlflow = pytest.importorskip("mlflow")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own use of SQLAlchemy
@@ -55,7 +57,7 @@ def test_a_night_of_any_state_is_logged_as_a_run_a_backend(state, tmp_path, conf
         assert run.info.run_name == f"2026-03-14 {entry.backend}"
         assert run.info.status == "FINISHED"
         assert run.data.tags["fp8bench.verdict"] == entry.verdict
-        assert entry.sentence in run.data.tags["mlflow.note.content"]
+        assert entry.sentence in run.data.tags["mlflow.note.content"].replace("\\", "")
         assert logged.links[entry.backend].startswith("http://localhost:5000/#/experiments/")
 
 
@@ -141,6 +143,29 @@ def test_the_report_is_attached_after_rendering(tmp_path, config, client):
     store.attach_report(run_dir, config)
     for run in logged.runs.values():
         assert [entry.path for entry in client.list_artifacts(run)].count("report.html") == 1
+
+
+def test_a_run_describes_itself_and_can_be_searched_for(tmp_path, config, client):
+    store.log_night(make_night(tmp_path / "1", "first_night", run_id="20260311T020000Z-accepted"), config)
+    run_dir = make_night(tmp_path / "2", "regressed")
+    logged = store.log_night(run_dir, config)
+    records.write(logged, run_dir / "mlflow.json")
+    (run_dir / "report.html").write_text("<p>slow</p>")
+    (drawn,) = figures.write(run_dir)
+    store.attach_report(run_dir, config)
+    found = client.search_runs(
+        [logged.experiment_id], "tags.`fp8bench.suspects` LIKE '%abc1234de%' and tags.`fp8bench.states` = 'new'"
+    )
+    assert [run.info.run_id for run in found] == [logged.runs["cpu"]]
+    note = found[0].data.tags["mlflow.note.content"]
+    assert f"[Candidate against baseline]({logged.links['compare cpu']})" in note
+    assert f"[Report]({logged.links['report']})" in note
+    assert "`Unroll <b>twice</b> & drop the vector path (Sam O'Neil <script>alert(1)</script>)`" in note
+    markup = "".join(MarkdownIt("commonmark").enable("table").render(note))
+    assert "<script>" not in markup
+    assert "<b>" not in markup
+    figure = [entry.path for entry in client.list_artifacts(logged.runs["cpu"], "figures")]
+    assert figure == [f"figures/{drawn.name}"]
 
 
 def test_a_clean_first_night_becomes_the_baseline_and_no_other_does(tmp_path, config):

@@ -14,10 +14,9 @@ from .. import wording
 from ..causes import Ledger, Standing
 from ..night import Night
 from ..records import Alerts, Cause, Effect, Message, PlannedMail, Verdict
-from ..report import launches
+from ..report import figures
 from ..report.causes import summary
 from ..report.templating import template
-from . import picture
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -122,7 +121,7 @@ def _of_cause(night: Night, config: Config, cause: Cause, planned: PlannedMail) 
     named = () if cause.verdict is Verdict.NOT_BUILT else cause.cells  # without a build it is all of them
     ranked = sorted(named, key=lambda cell: -(effect.value if (effect := effects[cell]) else 0.0))
     shown = [(cell, effects[cell]) for cell in ranked[:SHOWN]]
-    png = _picture(night, shown) if cause.verdict is Verdict.REGRESSED else b""
+    png = figures.draw(night, figures.worst(night, cause)[:SHOWN])
     suspects = [night.commit(sha) for sha in cause.suspects[:SUSPECTS]]
     mail = Mail(
         verdict=cause.verdict.value,
@@ -156,12 +155,6 @@ def _lead(cause: Cause, planned: PlannedMail) -> str:
     if cause.label == "reference":
         lead += " It is the torch reference that moved."
     return lead
-
-
-def _picture(night: Night, shown: Sequence[tuple[str, Effect | None]]) -> bytes:
-    measured = launches.effects(night, [cell for cell, _ in shown])
-    rows = [picture.Row(cell, effect, measured.get(cell, ())) for cell, effect in shown if effect]
-    return picture.draw(rows, night.verdicts.margin) if rows else b""
 
 
 def _in_words(shown: Sequence[tuple[str, Effect | None]], margin: float) -> str:

@@ -1,6 +1,6 @@
-"""The picture in a mail: what every launch measured of the worst cells. PNG, as mail clients show no SVG.
+"""What every launch measured of the worst cells, as a PNG for mails and MLflow: mail clients show no SVG.
 
-Drawn at twice its size for sharp screens. Everything that it says stands in the mail's text too.
+Drawn at twice its size for sharp screens. Everything that it says stands in the text beside it too.
 """
 
 from __future__ import annotations
