@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from . import alerts, builds, store
+from . import alerts, builds, causes, store
 from .config import Config
 from .errors import RunDirError
 from .records import Built, Prepared
@@ -67,7 +67,8 @@ class _Night:
 def prune(config: Config, *, dry_run: bool = False) -> Pruned:
     """Remove what the settings no longer keep; dry_run: only say what that is (directories in use are not told apart).
 
-    StoreError when MLflow does not say which builds are accepted: nothing is removed then.
+    StoreError when MLflow does not say which builds are accepted, RunDirError when the ledger of causes is damaged:
+    nothing is removed then.
     """
     accepted = store.accepted_baselines(config) if store.exists(config) else []
     work = _Pruning(config, accepted, dry_run)
@@ -83,6 +84,7 @@ class _Pruning:
         self.found = Pruned()
         self._config, self._policy, self._dry_run = config, config.retention, dry_run
         self._accepted_runs = {baseline.run_id for baseline in accepted}
+        self._open_runs = causes.open_nights(config.home)
         self._accepted_shas = {baseline.sha for baseline in accepted}
         self._now = datetime.now(UTC)
         self._nights: list[_Night] = []  # those that stay
@@ -121,6 +123,8 @@ class _Pruning:
         """Why an old night stays, or ""."""
         if night.prepared.run_id in self._accepted_runs:
             return "the baseline was accepted from it"
+        if night.prepared.run_id in self._open_runs:
+            return "a cause that is open was seen or told in it"
         if alerts.pending(night.run.path):
             return "has mails that were not sent"
         if night.is_finished and not night.run.mlflow.is_file():
@@ -182,15 +186,16 @@ class _Pruning:
         return stay
 
     def _needed_builds(self) -> set[str]:
-        """Names of builds of accepted commits, of unfinished nights, and of nights younger than builds are kept."""
+        """Names of builds of accepted commits, of open causes, of unfinished nights, and of nights younger than builds
+        are kept."""
         limit = timedelta(days=self._policy.keep_builds_days)
-        names = set()
+        names, needed = set(), self._accepted_runs | self._open_runs
         for night in self._nights:
             needs_all = not night.is_finished or self._now - night.prepared.created <= limit
             names |= {
                 Path(built.path).name
                 for built in _built(night)
-                if needs_all or built.commit in self._accepted_shas or night.prepared.run_id in self._accepted_runs
+                if needs_all or built.commit in self._accepted_shas or night.prepared.run_id in needed
             }
         return names
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from nights import make_night
 
-from fp8bench import alerts, builds, cli, records, retention, store
+from fp8bench import alerts, builds, causes, cli, records, retention, store
 from fp8bench.config import Config
-from fp8bench.errors import StoreError
-from fp8bench.records import Built, Logged, Prepared
+from fp8bench.errors import RunDirError, StoreError
+from fp8bench.records import Built, Logged, Prepared, Verdict
 from fp8bench.retention import Pruned
 from fp8bench.rundir import RunDir
 from fp8bench.store import Baseline
@@ -288,3 +288,31 @@ def test_the_command_says_what_it_did(
     assert "runs/old/" not in index
     assert cli.main(["prune"]) == 0
     assert capsys.readouterr().out == "removed 0 directories, 0 bytes\n"
+
+
+def test_an_open_cause_keeps_its_nights_and_their_builds_until_it_recovers(home: Home) -> None:
+    build = home.build("a", 200)
+    old = home.night("seen-first", 100, {"baseline": build, "candidate": build})
+    for name, days in (("one", 3), ("two", 2)):
+        home.night(name, days)
+    cause = causes.Standing(
+        id="c1", device="cpu", backend="cpu", verdict=Verdict.REGRESSED, families=(), since="id-seen-first", first=NOW,
+        last="id-two", seen=NOW,
+    )  # fmt: skip
+    records.write(causes.Ledger(causes=(cause,)), causes.path_of(home.config.home))
+    assert home.prune().removed == []
+    assert (old.is_dir(), build.is_dir()) == (True, True)
+
+    recovered = cause.model_copy(update={"recovered": "id-two"})
+    records.write(causes.Ledger(causes=(recovered,)), causes.path_of(home.config.home))
+    home.prune()
+    assert (old.is_dir(), build.is_dir()) == (False, False)
+
+
+def test_a_damaged_ledger_of_causes_stops_the_removal(home: Home) -> None:
+    for name, days in (("old", 9), ("one", 3), ("two", 2)):
+        home.night(name, days)
+    causes.path_of(home.config.home).write_text("{")
+    with pytest.raises(RunDirError, match="causes"):
+        home.prune()
+    assert len(list(home.config.runs_dir.iterdir())) == 3
