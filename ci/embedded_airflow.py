@@ -110,6 +110,7 @@ def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str
     checkout = str(dags.parent)
     settings = {
         "CORE__DAGS_FOLDER": str(dags),
+        "CORE__PLUGINS_FOLDER": str(dags / "plugins"),
         "CORE__LOAD_EXAMPLES": "False",
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__PARALLELISM": str(parallelism),

@@ -13,6 +13,8 @@ home/
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -28,3 +30,11 @@ CSRC = _shipped("csrc")
 TEMPLATES = _shipped("templates")
 BACKENDS = _PACKAGE / "backends"
 CHECKOUT = _PACKAGE.parent  # meaningful only where it is a git checkout
+
+
+def run_directory(runs_dir: Path, run_id: str) -> Path:
+    """Where the run `run_id` of another program keeps its files: a plain name, and another one for every run id."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:100].lstrip(".-")
+    if name != run_id:
+        name = f"{name or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
+    return runs_dir / name
