@@ -39,7 +39,7 @@ from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_comman
 from fp8bench import config, records  # noqa: E402
 from fp8bench.errors import Fp8BenchError  # noqa: E402
 
-TASKS = ("prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate")
+TASKS = ("prepare", "build", "check", "time", "screen", "confirm", "judge", "log", "render", "alert", "gate")
 PARAMS = ("repo", "candidate", "baseline", "suite")
 STAGE_LOGGER = "airflow.task.fp8bench"
 MLFLOW_PORT = 5000  # links in report and mail lead there

@@ -2,13 +2,14 @@
 MLflow, renders a report and mails whoever must act.
 
 ```
-prepare -> build -> check -> time (one task a shard) -> judge -> log -> render -> alert -> gate
+prepare -> build -> check -> time (a task a shard) -> screen -> confirm (a task a shard) -> judge -> log -> render
+        -> alert -> gate
 ```
 
 * Every task runs one command, `fp8bench stage NAME --run-dir DIR`, over the same **run directory**, whose name is that
   of the DAG run. A stage whose result is there does nothing, so tasks can be cleared and run again at will.
-* **check** and **time** hold a slot of the GPU pool. Executor, queue, pool, schedule and retries come from the
-  `[airflow]` section of fp8bench's settings.
+* **check**, **time** and **confirm** hold a slot of the GPU pool. Executor, queue, pool, schedule and retries come from
+  the `[airflow]` section of fp8bench's settings.
 * Findings fail no stage: a night with a regression still logs, renders and mails. Only **gate** turns red, with the
   verdict as its message.
 * A night that was missed is made up for, by `airflow.catch_up`, with the commit that was the latest at its time. One
@@ -212,6 +213,23 @@ def time(shard: int) -> None:
 
 
 @task(execution_timeout=timedelta(minutes=30))
+def screen() -> None:
+    """Decide which cells and families need more launches, and on which GPU."""
+    run_stage("screen")
+
+
+@task(
+    execution_timeout=timedelta(hours=12),
+    map_index_template="shard {{ task.op_kwargs['shard'] }}",
+    doc_md="Time what was screened in fresh launches, on another GPU than before where there is one: verdicts come "
+    "from these alone. With nothing to confirm it is done at once.",
+    **GPU,
+)
+def confirm(shard: int) -> None:
+    run_stage("confirm", "--shard", str(shard))
+
+
+@task(execution_timeout=timedelta(minutes=30))
 def judge() -> None:
     """From samples to verdicts: cells, families, backends, causes, and the night's exit code."""
     run_stage("judge")
@@ -275,9 +293,9 @@ def gate() -> str:
 )
 def fp8bench_nightly() -> None:
     shards, built, checked = prepare(), build(), check()
-    timed, judged = time.expand(shard=shards), judge()
+    timed, screened, confirmed, judged = time.expand(shard=shards), screen(), confirm.expand(shard=shards), judge()
     logged, rendered, alerted = log_night(), render(), alert()
-    shards >> built >> checked >> timed >> judged >> logged >> rendered >> alerted >> gate()
+    shards >> built >> checked >> timed >> screened >> confirmed >> judged >> logged >> rendered >> alerted >> gate()
     judged >> [rendered, alerted]
 
 

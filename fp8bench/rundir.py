@@ -105,18 +105,19 @@ class RunDir:
             return all(self.time(index).is_file() for index in shards)
         if stage == "confirm":
             return self._is_confirmed(shard)
-        files = {"prepare": self.prepare, "build": self.build, "check": self.check, "screen": self.screen}
-        files |= {"judge": self.verdicts, "log": self.mlflow}
+        if stage == "screen":
+            return self.screen.is_file() or self.verdicts.is_file()
+        files = {"prepare": self.prepare, "build": self.build, "check": self.check, "judge": self.verdicts}
+        files |= {"log": self.mlflow}
         if stage == "render":
             return self._report_is_fresh()
         return stage in files and files[stage].is_file()
 
     def _is_confirmed(self, shard: int | None) -> bool:
-        if shard is not None:
-            return self.confirm(shard).is_file()
         if not self.screen.is_file():
-            return self.verdicts.is_file()  # a night from before there was a confirmation
-        return all(self.confirm(index).is_file() for index in range(len(self.screened().shards)))
+            return self.verdicts.is_file()  # judged before nights had a confirmation
+        shards = range(len(self.screened().shards)) if shard is None else [shard]
+        return all(self.confirm(index).is_file() for index in shards)
 
     # Files are told apart by content and not by their times: a clock that is set back must not make a report look new.
 

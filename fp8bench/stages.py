@@ -18,8 +18,22 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Literal
 
-from . import __version__, builds, devices, earlier, environment, git, paths, records, suite, supervisor, verdicts
+from . import (
+    __version__,
+    builds,
+    devices,
+    earlier,
+    environment,
+    git,
+    paths,
+    records,
+    screening,
+    suite,
+    supervisor,
+    verdicts,
+)
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
@@ -27,10 +41,12 @@ from .errors import Fp8BenchError, NothingToDo, RunDirError, UsageError
 from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
 from .rundir import RunDir
 from .spec import Case, Cell
+from .verdicts.evidence import Evidence
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 _BOTH: tuple[Role, Role] = ("baseline", "candidate")
+_SHARDED = ("time", "confirm")
 _DISK_TROUBLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
@@ -57,7 +73,7 @@ class Options:
     """What single stages take beside the run directory."""
 
     request: Request = Request()  # prepare
-    shard: int | None = None  # time; None: all, each on its own GPU
+    shard: int | None = None  # time, confirm; None: all, each on its own GPU
     send: bool = True  # alert; False: the messages are written, and somebody else delivers them
 
 
@@ -97,7 +113,7 @@ def run_stage(
             raise RunDirError(f"{run.path} holds no prepared night: run `fp8bench stage prepare` on it first.")
         settings = config if name == "prepare" else frozen_config(run, config)
         # Shards are timed side by side, so each of them takes a lock of its own.
-        with nullcontext() if name == "time" else run.locked(name):
+        with nullcontext() if name in _SHARDED else run.locked(name):
             return STAGES[name](_Night(run, settings, options, progress)) or 0
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
@@ -232,7 +248,7 @@ def _notes(repo: str, candidate: Commit) -> tuple[str, ...]:
     return (f"The worktree has uncommitted kernel changes ({files}): commit {candidate.short} is measured, not they.",)
 
 
-# ---- build, check, time -------------------------------------------------------------------------------------
+# ---- build, check, time, screen, confirm ---------------------------------------------------------------------
 
 
 def _build(night: _Night) -> None:
@@ -311,13 +327,23 @@ def _unchecked(built: records.BuildReport, role: Role, backend: str, case: Case)
 
 
 def _time(night: _Night) -> None:
-    shards = len(night.run.prepared().shards)
+    _in_shards(night, "time", night.run.prepared().shards)
+
+
+def _confirm(night: _Night) -> None:
+    if night.run.is_done("confirm", night.options.shard):
+        return
+    _in_shards(night, "confirm", night.run.screened().shards)
+
+
+def _in_shards(night: _Night, stage: str, shards: Sequence[Sequence[str]]) -> None:
+    """Time the shard that was asked for, or each on its own GPU."""
     wanted = night.options.shard
-    if wanted is not None and not 0 <= wanted < shards:
-        raise UsageError(f"shard {wanted}: this night has shards 0 to {shards - 1}.")
-    chosen = range(shards) if wanted is None else [wanted]
-    waiting = [shard for shard in chosen if not night.run.is_done("time", shard)]
-    _side_by_side([partial(_time_shard, night, shard) for shard in waiting])
+    if wanted is not None and not 0 <= wanted < len(shards):
+        raise UsageError(f"shard {wanted}: this night has shards 0 to {len(shards) - 1}.")
+    chosen = range(len(shards)) if wanted is None else [wanted]
+    waiting = [shard for shard in chosen if not night.run.is_done(stage, shard)]
+    _side_by_side([partial(_time_shard, night, stage, shard, shards[shard]) for shard in waiting])
 
 
 def _side_by_side(calls: Sequence[Callable[[], None]]) -> None:
@@ -346,32 +372,42 @@ def _side_by_side(calls: Sequence[Callable[[], None]]) -> None:
         raise errors[0]
 
 
-def _time_shard(night: _Night, shard: int) -> None:
-    with night.run.locked(f"time-{shard}"):
-        if not night.run.is_done("time", shard):
-            _write_times(night, shard)
+def _time_shard(night: _Night, stage: str, shard: int, cells: Sequence[str]) -> None:
+    with night.run.locked(f"{stage}-{shard}"):
+        if not night.run.is_done(stage, shard):
+            path = night.run.time(shard) if stage == "time" else night.run.confirm(shard)
+            records.write(_timed(night, "screen" if stage == "time" else "confirm", shard, cells), path)
 
 
-def _write_times(night: _Night, shard: int) -> None:
-    prepared, built = night.run.prepared(), night.run.built()
-    cells = timeable(prepared.shards[shard], night.run.checked(), prepared.environment.device)
-    report = TimingReport(shard=shard, launches=0)
+def _timed(night: _Night, phase: Literal["screen", "confirm"], shard: int, names: Sequence[str]) -> TimingReport:
+    prepared, built, checked = night.run.prepared(), night.run.built(), night.run.checked()
+    device = prepared.environment.device
+    if not (cells := timeable(names, checked, device)):
+        return TimingReport(shard=shard, launches=0, phase=phase)
     gpu = shard % prepared.environment.device_count  # a fleet may have more shards than this machine has GPUs
-    if cells:
-        with night.device(gpu):
-            report = supervisor.time_cells(
-                night.config,
-                {role: Path(built.role(role).path) for role in _BOTH},
-                cells,
-                prepared.environment.device,
-                prepared.seed,
-                night.run.samples_of(shard),
-                night.run.logs,
-                night.progress,
-                shard=shard,
-                gpu_index=gpu if prepared.environment.device == "cuda" else None,
-            )
-    records.write(report, night.run.time(shard))
+    same = same_code(checked)
+    with night.device(gpu):
+        return supervisor.time_cells(
+            night.config,
+            {role: Path(built.role(role).path) for role in _BOTH},
+            cells,
+            device,
+            prepared.seed,
+            night.run.samples_of(shard, phase),
+            night.run.logs,
+            night.progress,
+            shard=shard,
+            gpu_index=gpu if device == "cuda" else None,
+            phase=phase,
+            same_code=[cell.id for cell in cells if (cell.backend, cell.case.id) in same],
+        )
+
+
+def same_code(checked: CheckReport) -> set[tuple[str, str]]:
+    """(backend, case) of those that were found to run the same code in both builds."""
+    found = {(r.role, r.backend, r.case): r.identity for r in checked.results if r.identity}
+    mine = {key[1:]: identity for key, identity in found.items() if key[0] == "candidate"}
+    return {key for key, identity in mine.items() if found.get(("baseline", *key)) == identity}
 
 
 def timeable(cells: Sequence[str], checked: CheckReport, device: str) -> list[Cell]:
@@ -379,6 +415,26 @@ def timeable(cells: Sequence[str], checked: CheckReport, device: str) -> list[Ce
     correct = {(r.role, r.backend, r.case) for r in checked.results if r.status is CheckStatus.OK}
     parsed = [cell for cell in map(Cell.parse, cells) if (cell.backend, device) not in CHECKED_ONLY]
     return [cell for cell in parsed if all((role, cell.backend, cell.case.id) in correct for role in _BOTH)]
+
+
+def _screen(night: _Night) -> None:
+    if night.run.is_done("screen"):
+        return
+    run = night.run
+    prepared = run.prepared()
+    seen = Evidence(prepared, run.built(), run.checked(), run.timed(), run.raw_samples(), night.config.verdicts)
+    found = screening.screen(seen.effects("screen"), night.config.verdicts, seen.controls, seen.margin)
+    shards = confirming_shards(found.cells, prepared.shards)
+    records.write(records.Screened(cells=found.cells, families=found.families, shards=shards), run.screen)
+
+
+def confirming_shards(cells: Sequence[str], shards: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Which of `cells` each shard confirms: those that the shard before it screened.
+
+    Shards are GPUs: what was seen on one and not on the other is the GPU's doing. Of a single one, there is no other.
+    """
+    wanted = set(cells)
+    return tuple(tuple(cell for cell in shards[number - 1] if cell in wanted) for number in range(len(shards)))
 
 
 # ---- judge, log, render, alert, gate ------------------------------------------------------------------------
@@ -427,8 +483,9 @@ def _render(night: _Night) -> None:
 def _write_reports(run: RunDir, home: Path) -> None:
     """The page comes last: it marks the stage as done, so where it is, the others are as fresh."""
     from . import report
-    from .report import junit, summary
+    from .report import figures, junit, summary
 
+    figures.write(run.path)
     records.write_bytes(summary.render(run.path, home).encode(), run.summary)
     records.write_bytes(junit.render(run.path).encode(), run.junit)
     records.write_bytes(report.render(run.path, home).encode(), run.report)
@@ -461,6 +518,8 @@ STAGES: dict[str, Callable[[_Night], int | None]] = {
     "build": _build,
     "check": _check,
     "time": _time,
+    "screen": _screen,
+    "confirm": _confirm,
     "judge": _judge,
     "log": _log,
     "render": _render,

@@ -48,6 +48,7 @@ def nightly(clone: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         "FP8BENCH_HOME": str(HOME),  # builds are there already
         "FP8BENCH_CONFIG": os.devnull,
         "FP8BENCH_TIMING__LAUNCHES": "3",
+        "FP8BENCH_TIMING__CONFIRM_LAUNCHES": "3",
         "FP8BENCH_TIMING__QUADS": "2",
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "PYTHONUNBUFFERED": "1",

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own, and its depe
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DAG_FILE = CHECKOUT / "dags" / "fp8bench_nightly.py"
-ORDER = ["prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate"]
+ORDER = ["prepare", "build", "check", "time", "screen", "confirm", "judge", "log", "render", "alert", "gate"]
 
 # what a scheduler's environment need not have, and what costs seconds at every parse
 HEAVY = {"torch", "triton", "mlflow", "pandas", "scipy", "jinja2"}
@@ -116,7 +116,7 @@ def test_report_and_mail_need_a_verdict_but_no_mlflow(dag: Any) -> None:
 
 def test_gpu_tasks_use_the_pool_and_are_retried(described: dict[str, Any]) -> None:
     on_gpu = {name for name, task in described["tasks"].items() if task["pool"] == "gpu"}
-    assert on_gpu == {"check", "time"}
+    assert on_gpu == {"check", "time", "confirm"}
     assert described["tasks"]["gate"]["retries"] == 0
 
 
@@ -130,9 +130,9 @@ def test_settings_choose_pool_queue_executor_schedule_and_retries() -> None:
     )
     assert chosen["schedule"] is None
     for name, task in chosen["tasks"].items():
-        gpu = name in ("prepare", "check", "time")  # the machine that prepares a night describes the GPU
+        gpu = name in ("prepare", "check", "time", "confirm")  # the machine that prepares a night describes the GPU
         assert (task["queue"] == "gpu", task["executor"] == "CeleryExecutor") == (gpu,) * 2
-        assert (task["pool"] == "h200") == (name in ("check", "time"))
+        assert (task["pool"] == "h200") == (name in ("check", "time", "confirm"))
         assert task["retries"] == (0 if name == "gate" else 3)
 
 

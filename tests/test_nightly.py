@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -95,14 +96,31 @@ class Place:
     def night(self, name: str, *arguments: str, launches: int = 3) -> subprocess.CompletedProcess[str]:
         """`fp8bench nightly ARGUMENTS` in a run directory of that name."""
         self.sink.mails.clear()
+        with self._started(name, *arguments, launches=launches) as process:
+            out, err = process.communicate(timeout=240)
+        assert "Traceback" not in err, err
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def _started(self, name: str, *arguments: str, launches: int) -> subprocess.Popen[str]:
         self.nights[name] = RunDir(self.root / "runs" / name)
         command = [sys.executable, "-m", "fp8bench", "nightly", "--run-dir", str(self.nights[name].path), *arguments]
-        environment = self.environment | {"FP8BENCH_TIMING__LAUNCHES": str(launches)}
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=240, cwd=self.root, env=environment
+        settings = {f"FP8BENCH_TIMING__{key}": str(launches) for key in ("LAUNCHES", "CONFIRM_LAUNCHES")}
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.root,
+            env=self.environment | settings,
         )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
+
+    def killed(self, name: str, *arguments: str, launches: int, at: str) -> dict[Path, int]:
+        """A night that is killed when a file `at` (a glob) is there: its samples so far, and when they were written."""
+        with self._started(name, *arguments, launches=launches) as process:
+            while process.poll() is None and not list(self.nights[name].path.glob(at)):
+                time.sleep(0.05)
+            process.kill()
+        return {path: path.stat().st_mtime_ns for path in self.nights[name].samples.rglob("*.parquet")}
 
     def metrics(self, name: str, backend: str) -> dict[str, float]:
         """What MLflow holds of a night."""
@@ -185,11 +203,19 @@ def test_a_first_night_measures_the_commit_against_itself(place: Place, first: s
 def test_a_planted_slowdown_is_caught_and_told(place: Place, first: subprocess.CompletedProcess) -> None:
     assert first.returncode == 0
     sha = place.plant("Slow per-token <b>down</b>", (PER_TOKEN, REDO_A_SIXTH))
+    timed = place.killed("slow", launches=4, at="samples/0/001.parquet")
+    timed |= place.killed("slow", launches=4, at="samples/confirm-0/*.parquet")
     done = place.night("slow", launches=4)
     assert done.returncode == 1, done.stdout + done.stderr
     run = place.nights["slow"]
     found, prepared = run.judged(), run.prepared()
     assert accused(found) == {"per-token/bfloat16"}
+    # killed twice, nothing was measured twice, and what was screened is confirmed by launches of its own
+    assert {path: path.stat().st_mtime_ns for path in timed} == timed
+    assert "samples/confirm-0/004.parquet" in {str(path.relative_to(run.path)) for path in timed}
+    assert run.screened().families == ("cpu/per-token/bfloat16/hot",)
+    assert {cell.phase for cell in found.cells if cell.verdict is Verdict.REGRESSED} == {"confirm"}
+    assert set(run.raw_samples()["phase"]) == {"screen", "confirm", "aa"}
     assert (prepared.baseline.sha, prepared.candidate.sha) == (place.git("rev-parse", "base"), sha)
     (cause,) = found.causes
     assert cause.suspects == (sha,)

@@ -35,7 +35,7 @@ def command(*arguments: str, limit_bytes: int | None = None) -> subprocess.Compl
 
 
 def test_the_stages_stand_in_order() -> None:
-    assert list(stages.STAGES) == ["prepare", "build", "check", "time", "judge", "log", "render", "alert", "gate"]
+    assert " ".join(stages.STAGES) == "prepare build check time screen confirm judge log render alert gate"
 
 
 @pytest.mark.parametrize("stage", [name for name in stages.STAGES if name != "prepare"])
@@ -49,6 +49,8 @@ def test_stages_need_a_prepared_night(stage: str, tmp_path: Path, settings: Conf
     [
         ("check", "prepare", "build.json"),
         ("time", "build", "check.json"),
+        ("screen", "check", "time-0.json"),
+        ("confirm", "time", "screen.json"),
         ("judge", "check", "time-0.json"),
         ("log", "time", "verdicts.json"),
         ("render", "time", "verdicts.json"),

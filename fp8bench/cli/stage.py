@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=list(stages.STAGES), metavar="NAME", help=", ".join(stages.STAGES))
     parser.add_argument("--run-dir", type=Path, required=True, help="directory of the night")
     add_request(parser)
-    parser.add_argument("--shard", type=int, help="time: only this shard, 0 and up (default: all)")
+    parser.add_argument("--shard", type=int, help="time, confirm: only this shard, 0 and up (default: all)")
     parser.add_argument("--no-send", action="store_true", help="alert: write the messages, deliver none")
 
 

@@ -22,7 +22,7 @@ from .tones import Badge, night_badge
 UNFINISHED = Badge("unfinished", "warn")
 DAMAGED = Badge("damaged", "warn")
 _SQUARES = {Verdict.REGRESSED: "slow"} | SHORT
-_STAGES = ("build", "check", "time", "judge")
+_STAGES = ("build", "check", "time", "screen", "confirm", "judge")
 
 
 @dataclass(frozen=True)
