@@ -136,6 +136,8 @@ class Worker:
             if event.event == "end":
                 return
             self._timeout_s = self._item_s
+            if event.event == "start":
+                self._log_start = self.log.stat().st_size  # the last words of this item, not of the ones before
             if event.event != "ready":
                 yield event
         yield Death("crashed", self._last_words())
