@@ -86,8 +86,9 @@ class VerdictSettings(Section):
     margin_spread: float = Field(default=1.5, ge=0)
     # Of the one-sided test that decides what is confirmed, per cell: lower spares launches, and misses more.
     screen_alpha: float = Field(default=0.10, gt=0, lt=0.5)
-    # False discovery rate over the cells (and over the families) that were screened that night.
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    # False discovery rate over the cells (and over the families) that were screened that night. Most nights screen a
+    # handful, so a night's false alarms are about this rate, and 5% of the nights that screen would be too many.
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
     # Of the smallest effect that a night promises to catch.
     power: float = Field(default=0.80, gt=0.5, lt=1)
     # Of the intervals that are shown, and that must lie below the margin for an OK.

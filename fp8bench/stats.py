@@ -61,6 +61,7 @@ def estimates(
     confidence: float = 0.95,
     groups: Sequence[str] | None = None,
     spread: float = 0.0,
+    earlier: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Mean effect with Student t interval and p values of every cell, or of every group of cells.
 
@@ -68,6 +69,7 @@ def estimates(
     margin: log-ratio >= 0 that an effect must exceed to count as a change; a row whose launches sway has a margin of
     at least `spread` of their standard deviations.
     groups: name of each column's group; None: every column is its own.
+    earlier: what this function said of earlier launches: their deviation counts for the margin, and for nothing else.
     Returns rows by name with columns value (mean over the group's cells of their means over launches), lower, upper,
     margin, p_slower and p_faster (one-sided, against the margin on either side), launches, deviation (of a launch).
     Cells of fewer than two launches are left out.
@@ -93,7 +95,8 @@ def estimates(
     # Launches that agree to the last digit (a coarse clock) would give a zero-width interval and a division by zero.
     error = np.maximum(np.sqrt(variance), 1e-9)
     deviation = error * np.sqrt(launches)
-    margins = np.maximum(margin, spread * deviation)
+    swayed = deviation if earlier is None else _pooled(deviation, launches, earlier.reindex(names))
+    margins = np.maximum(margin, spread * swayed)
     half = stdtrit(launches - 1, (1 + confidence) / 2) * error
     columns = {
         "value": value,
@@ -106,6 +109,13 @@ def estimates(
         "deviation": deviation,
     }
     return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def _pooled(deviation: Floats, launches: Floats, earlier: pd.DataFrame) -> Floats:
+    """Deviation over these and earlier launches; a row of NaN has no earlier ones."""
+    freedom = np.nan_to_num(earlier["launches"].to_numpy(dtype=float) - 1)
+    squares = freedom * np.nan_to_num(earlier["deviation"].to_numpy(dtype=float)) ** 2
+    return np.asarray(np.sqrt((squares + (launches - 1) * deviation**2) / (freedom + launches - 1)))
 
 
 def _membership(

@@ -146,6 +146,16 @@ def test_a_cell_that_sways_has_a_wider_margin() -> None:
     assert found.loc["sways", "p_slower"] > 0.5
 
 
+def test_earlier_launches_widen_the_margin_and_nothing_else() -> None:
+    """Three launches agree by chance; six before them did not."""
+    lucky = pd.DataFrame({"a": [0.010, 0.0101, 0.0099], "b": [0.010, 0.0101, 0.0099]})
+    earlier = stats.estimates(pd.DataFrame({"a": [0.0, 0.02, -0.01, 0.01, -0.02, 0.0]}), 0.003)
+    alone, found = stats.estimates(lucky, 0.003), stats.estimates(lucky, 0.003, spread=1.5, earlier=earlier)
+    pooled = ((5 * earlier.loc["a", "deviation"] ** 2 + 2 * alone.loc["a", "deviation"] ** 2) / 7) ** 0.5
+    assert found["margin"].to_dict() == pytest.approx({"a": 1.5 * pooled, "b": 0.003})
+    assert found["upper"].to_dict() == alone["upper"].to_dict()
+
+
 @pytest.mark.parametrize("tests", [[(6, 0.05)], [(6, 0.1), (12, 0.005)]])
 def test_the_detectable_effect_is_caught_as_often_as_it_says(tests: list[tuple[int, float]]) -> None:
     generator = np.random.default_rng(12)

@@ -438,7 +438,7 @@ def test_quiet_nights_are_quiet() -> None:
     assert sum(found.exit_code != 0 for found in nights) <= 1
 
 
-@pytest.mark.parametrize(("effect", "launch_sd", "least"), [(0.14, 0.04, 0.99), (0.049, 0.01, 0.95)])
+@pytest.mark.parametrize(("effect", "launch_sd", "least"), [(0.14, 0.04, 0.99), (0.052, 0.01, 0.95)])
 def test_planted_slowdowns_are_caught_and_nobody_else_is_accused(effect: float, launch_sd: float, least: float) -> None:
     nights = [
         judge(samples({"per-token": effect}, launch_sd=launch_sd, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT)

@@ -110,10 +110,10 @@ class _Rule:
     settings: VerdictSettings
     margin: float
 
-    def estimates(self, table: pd.DataFrame, group: _Group) -> pd.DataFrame:
+    def estimates(self, table: pd.DataFrame, group: _Group, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
         groups = group(table) if group else None
         spread = self.settings.margin_spread
-        return stats.estimates(table, self.margin, self.settings.confidence, groups, spread)
+        return stats.estimates(table, self.margin, self.settings.confidence, groups, spread, earlier)
 
     def decide(
         self, first: pd.DataFrame, second: pd.DataFrame, group: _Group, chosen: Collection[str] | None
@@ -122,7 +122,7 @@ class _Rule:
         if chosen is None:
             return self._tested(found, "screen", len(found))
         names = set(chosen)
-        confirmed = self.estimates(second, group)
+        confirmed = self.estimates(second, group, found)
         confirmed = confirmed[confirmed.index.isin(names)]
         cleared = found[~found.index.isin(names)]
         short = found[found.index.isin(names - set(confirmed.index))]
