@@ -291,6 +291,7 @@ def _check(night: _Night) -> None:
                 prepared.seed,
                 night.run.logs,
                 night.progress,
+                gpu_index=0 if prepared.environment.device == "cuda" else None,  # starting up on all of them takes long
             )
     known = {(result.role, result.backend, result.case) for result in results}
     results += [

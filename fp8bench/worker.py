@@ -1,4 +1,5 @@
-"""One fresh process: `python -m fp8bench.worker REQUEST.json`. Describes the machine, checks or times, reports events.
+"""One fresh process: `python -m fp8bench.worker REQUEST.json [PID]`. Describes the machine, checks or times, reports
+events. With the PID of its supervisor it gets ready while the request is not there yet, and waits for it.
 
 It runs code of commits that nobody has looked at: what such code raises is reported for the item at hand, and its
 death is the supervisor's business. `fp8bench.protocol` says what goes in and out.
@@ -11,6 +12,7 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -30,6 +32,7 @@ from .timing import Block, Call, Clock, clock_for, machine
 INPUT_CACHE_BYTES = 1 << 30
 _PR_SET_PDEATHSIG = 1
 _POISONED = 3  # exit code: the device does not answer any more
+_DESERTED = 4  # exit code: the supervisor died
 
 
 class Reporter:
@@ -220,11 +223,21 @@ def _time(request: TimeRequest, reporter: Reporter) -> None:
 # ---- main ---------------------------------------------------------------------------------------------------
 
 
-def main(path: str) -> None:
-    """Answer the request at `path`."""
+def _await(path: Path, supervisor: int) -> None:
+    """Wait for the request, as long as the supervisor lives."""
+    while not path.exists():
+        if os.getppid() != supervisor:
+            os._exit(_DESERTED)
+        time.sleep(0.02)
+
+
+def main(path: str, supervisor: int = 0) -> None:
+    """Answer the request at `path`. supervisor: process that will write it; 0: it is there."""
     _die_with_supervisor()
     faulthandler.enable()
     reporter = Reporter()
+    if supervisor:
+        _await(Path(path), supervisor)
     request = REQUEST.validate_json(Path(path).read_bytes())
     reporter.emit(Event(event="ready"))
     if isinstance(request, EnvironmentRequest):
@@ -239,4 +252,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -12,8 +12,8 @@ import pytest
 from nights import make_night
 from pydantic import SecretStr
 
-from fp8bench import config, stages
-from fp8bench.config import Config, MailSettings, MlflowSettings, TimingSettings
+from fp8bench import config, records, stages
+from fp8bench.config import Config, MailSettings, MlflowSettings, TimingSettings, WorkerSettings
 from fp8bench.errors import RunDirError, SuiteError, UsageError
 from fp8bench.records import CheckReport, CheckResult, CheckStatus
 from fp8bench.rundir import RunDir
@@ -180,6 +180,60 @@ def test_only_what_is_correct_in_both_builds_is_timed() -> None:
         )
     ]
     assert stages.timeable([good.id, bad.id], CheckReport(results=tuple(results)), "cpu") == [good]
+
+
+def test_what_runs_the_same_code_in_both_builds_is_known_by_its_identity() -> None:
+    def checked(*entries: tuple[str, str, str]) -> CheckReport:
+        return CheckReport(
+            results=tuple(
+                CheckResult(role=role, backend="cuda", case=case, status=CheckStatus.OK, identity=identity)
+                for role, case, identity in entries
+            )
+        )
+
+    same = checked(("baseline", "a", "1"), ("candidate", "a", "1"))
+    assert stages.same_code(same) == {("cuda", "a")}
+    assert stages.same_code(checked(("baseline", "a", "1"), ("candidate", "a", "2"))) == set()
+    assert stages.same_code(checked(("baseline", "a", ""), ("candidate", "a", ""))) == set(), "unknown twice"
+    assert stages.same_code(checked(("baseline", "a", "1"), ("candidate", "b", "1"))) == set()
+
+
+@pytest.mark.parametrize(
+    ("shards", "confirmed"),
+    [
+        ((("a", "b", "c"),), (("a", "c"),)),
+        ((("a", "b"), ("c", "d")), (("c",), ("a",))),
+        ((("a", "c"), ("b",), ("d",)), ((), ("a", "c"), ())),
+    ],
+)
+def test_another_gpu_confirms_where_there_is_one(
+    shards: tuple[tuple[str, ...], ...], confirmed: tuple[tuple[str, ...], ...]
+) -> None:
+    assert stages.confirming_shards(["a", "c"], shards) == confirmed
+
+
+def test_a_night_with_nothing_to_confirm_starts_no_worker(tmp_path: Path, settings: Config) -> None:
+    without = settings.model_copy(update={"worker": WorkerSettings(python="/no/python")})
+    run = RunDir(make_night(tmp_path / "night", "clean", until="time", config=without))
+    records.write(records.Screened(cells=(), families=(), shards=((),)), run.screen)
+    assert stages.run_stage("confirm", run.path, without) == 0
+    [_, report] = run.timed()
+    assert (report.phase, report.launches) == ("confirm", 0)
+    assert stages.run_stage("judge", run.path, without) == 0
+    assert stages.run_stage("gate", run.path, without) == 0
+
+
+def test_a_slow_family_is_screened_whole_and_nothing_else(tmp_path: Path, settings: Config) -> None:
+    run = RunDir(make_night(tmp_path / "night", "regressed", until="time", config=settings))
+    stages.run_stage("screen", run.path, settings)
+    found, written = run.screened(), run.screen.read_bytes()
+    family = {cell for cell in run.prepared().cells if cell.startswith("cpu/group-128-row/")}
+    assert set(found.cells) >= family
+    assert len(found.cells) < len(run.prepared().cells) / 2
+    assert set(found.shards[0]) == set(found.cells)
+    run.screen.unlink()
+    stages.run_stage("screen", run.path, settings)
+    assert run.screen.read_bytes() == written
 
 
 def test_an_unknown_suite_stops_before_anything_is_measured(tmp_path: Path, settings: Config) -> None:

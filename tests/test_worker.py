@@ -22,7 +22,7 @@ from fp8bench.errors import RunDirError, WorkerError
 from fp8bench.protocol import CheckJob, EnvironmentRequest, TimeJob, TimeRequest
 from fp8bench.records import SAMPLE_COLUMNS, CheckResult, CheckStatus, TimingReport
 from fp8bench.spec import BASELINE, CANDIDATE, Case, Cell
-from fp8bench.supervisor import check_builds, equal_backends, time_cells
+from fp8bench.supervisor import check_builds, equal_backends, launches, time_cells
 from fp8bench.supervisor.checking import share
 from fp8bench.supervisor.planning import Work, controls
 from fp8bench.supervisor.process import Death, Worker, worker_environment
@@ -131,7 +131,14 @@ def _quiet(what: str, done: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def night(config: Config, builds: dict[str, Path], home: Path) -> TimingReport:
-    return time_cells(config, builds, CELLS, "cpu", 7, home / "samples", home / "logs", _quiet)
+    """Each launch but the first finds a worker that was started ahead, as beside a GPU."""
+
+    def ready(session: launches._Session, log: Path) -> Worker:
+        return Worker.for_config(session.config, None, session.env, log)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launches._Session, "ready", ready)
+        return time_cells(config, builds, CELLS, "cpu", 7, home / "samples", home / "logs", _quiet)
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +221,22 @@ def test_a_second_try_repeats_nothing(night: TimingReport, config: Config, build
     assert again == night
 
 
+def test_a_launch_that_was_cut_off_is_planned_anew_as_it_was(
+    night: TimingReport, config: Config, builds: dict[str, Path], home: Path, tmp_path: Path
+) -> None:
+    """What is stored and the seed decide: the request of the last launch comes out again, to the order of its jobs."""
+    shutil.copytree(home / "samples", tmp_path / "samples")
+    launch_file(tmp_path / "samples", 2).unlink()
+    again = time_cells(config, builds, CELLS, "cpu", 7, tmp_path / "samples", tmp_path, _quiet)
+    first, second = (
+        TimeRequest.model_validate_json((folder / "time-0-002.request.json").read_bytes())
+        for folder in (home / "logs", tmp_path)
+    )
+    assert (second.jobs, second.load_order) == (first.jobs, first.load_order)
+    assert all(job.seconds > 0 for job in second.jobs)
+    assert again.failures == night.failures
+
+
 def test_a_cut_off_launch_is_refused_by_name(config: Config, builds: dict[str, Path], tmp_path: Path) -> None:
     launch_file(tmp_path, 0).write_bytes(b"PAR1 and no more")
     with pytest.raises(RunDirError, match=r"000\.parquet .*delete it"):
@@ -270,11 +293,14 @@ def test_equal_machine_code_is_checked_once(config: Config, builds: dict[str, Pa
 def test_jobs_are_shared_by_case() -> None:
     cases = [f"per-token/bfloat16/{tokens}x64" for tokens in range(1, 40)]
     jobs = [CheckJob(role="baseline", backend=name, case=case) for name in ("torch", "cpu") for case in cases]
-    parts = share(jobs)
+    parts = share(jobs, 3)
     assert sorted(job.id for part in parts for job in part) == sorted(job.id for job in jobs)
     homes = [{job.case for job in part} for part in parts]
     assert sum(map(len, homes)) == len(cases), "a case is checked in two processes"
-    assert share([]) == []
+    assert share([], 3) == []
+    assert len(parts) == 3
+    assert len(share(jobs, 0)) == 1
+    assert len(share(jobs[:5], 8)) == 1, "few cases do not repay another process"
 
 
 # ---- plans --------------------------------------------------------------------------------------------------
@@ -416,6 +442,15 @@ def test_a_worker_that_cannot_start_is_an_error(
     with pytest.raises(WorkerError, match=message):
         time_cells(broken, builds, CELLS, "cpu", 7, tmp_path / "samples", tmp_path, _quiet)
     assert not (tmp_path / "samples").exists()
+
+
+def test_a_worker_that_was_started_ahead_waits_for_its_request(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.with_suffix(".request.json").write_text("of an earlier try")
+    with Worker(sys.executable, None, worker_environment("cpu"), log, 60, 60) as worker:
+        assert not log.with_suffix(".request.json").exists()
+        worker.ask(EnvironmentRequest(device="cpu"))
+        assert [event.event for event in worker.events() if not isinstance(event, Death)] == ["state", "result"]
 
 
 def _fake_python(path: Path, script: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config import Config
 from ..protocol import CheckJob, CheckRequest, Device
@@ -16,7 +17,7 @@ from .items import Progress, Status, counted, run_all
 from .planning import equal_backends
 from .process import Worker, worker_environment
 
-MOST_WORKERS = 8  # at once: answers do not depend on who else runs, and compiling keeps a core busy each
+MOST_WORKERS = 16  # at once: answers do not depend on who else runs, and compiling keeps a core busy each
 CASES_A_WORKER = 4  # fewer do not repay the start of another process
 
 
@@ -46,14 +47,14 @@ def check_builds(
     source = _sources(builds, {backend for backend, _ in jobs})
     waiting = {role: [job for job in jobs if source[role, job[0]] == role] for role in builds}
     note = counted(progress, "check", sum(map(len, waiting.values())))
-    checked = {
-        role: _check_build(
-            role, waiting[role], device, _starter(config, role, build, device, seed, log_dir, gpu_index), note
-        )
-        for role, build in builds.items()
-    }
+    busy = [role for role, jobs in waiting.items() if jobs]
+    starters = {role: _starter(config, role, builds[role], device, seed, log_dir, gpu_index) for role in busy}
+    parts = [part for role in busy for part in _parts(role, waiting[role], device, workers() // len(busy))]
+    with ThreadPoolExecutor(workers()) as pool:  # threads that wait for processes
+        found = pool.map(lambda part: _run_jobs(part.jobs, partial(starters[part.role], part), note), parts)
+        checked = {(job.role, job.backend, job.case): result for results in found for job, result in results}
     return [
-        checked[source[role, backend]][backend, case.id].model_copy(update={"role": role})
+        checked[source[role, backend], backend, case.id].model_copy(update={"role": role})
         for role in builds
         for backend, case in jobs
     ]
@@ -67,40 +68,52 @@ def _sources(builds: Mapping[Role, Path], backends: set[str]) -> dict[tuple[Role
     return {(role, name): first if first and name in equal else role for role in builds for name in backends}
 
 
-Start = Callable[[str, bool, Sequence[CheckJob]], Worker]  # log name, whether through Triton's interpreter, jobs
+class _Part(NamedTuple):
+    """Jobs of one worker."""
+
+    role: Role
+    name: str
+    interpreted: bool  # through Triton's interpreter
+    jobs: Sequence[CheckJob]
+
+
+Start = Callable[[_Part, Sequence[CheckJob]], Worker]
 
 
 def _starter(
     config: Config, role: Role, build: Path, device: Device, seed: int, log_dir: Path, gpu_index: int | None
 ) -> Start:
-    def start(name: str, interpret: bool, jobs: Sequence[CheckJob]) -> Worker:
-        request = CheckRequest(device=device, seed=seed, builds={role: build}, jobs=tuple(jobs), interpret=interpret)
-        env = worker_environment(device, config.home / "cache", gpu_index, interpret=interpret)
-        return Worker.for_config(config, request, env, log_dir / f"check-{role}-{name}.log")
+    def start(part: _Part, jobs: Sequence[CheckJob]) -> Worker:
+        through = part.interpreted
+        request = CheckRequest(device=device, seed=seed, builds={role: build}, jobs=tuple(jobs), interpret=through)
+        env = worker_environment(device, config.home / "cache", gpu_index, interpret=through)
+        return Worker.for_config(config, request, env, log_dir / f"check-{role}-{part.name}.log")
 
     return start
 
 
-def _check_build(
-    role: Role, pairs: Sequence[tuple[str, Case]], device: Device, start: Start, note: Callable[[str], None]
-) -> dict[tuple[str, str], CheckResult]:
-    """Results of one build by (backend, case id)."""
+def workers() -> int:
+    """How many are started at once: a quarter of the cores is left to the compilers that they start."""
+    cores = os.cpu_count() or 1
+    return min(MOST_WORKERS, cores - cores // 4)
+
+
+def _parts(role: Role, pairs: Sequence[tuple[str, Case]], device: Device, most: int) -> list[_Part]:
     jobs = [CheckJob(role=role, backend=backend, case=case.id) for backend, case in pairs]
     through = [job for job in jobs if device == "cpu" and job.backend == "triton"]
     direct = [job for job in jobs if job not in through]
-    parts = [(f"{number}", False, part) for number, part in enumerate(share(direct))]
-    parts += [(f"interpreted-{number}", True, part) for number, part in enumerate(share(through))]
-    with ThreadPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1)) as pool:  # threads that wait for processes
-        found = pool.map(lambda part: _run_jobs(part[2], partial(start, part[0], part[1]), note), parts)
-        return {(job.backend, job.case): result for results in found for job, result in results}
+    return [
+        *(_Part(role, f"{number}", False, part) for number, part in enumerate(share(direct, most))),
+        *(_Part(role, f"interpreted-{number}", True, part) for number, part in enumerate(share(through, most))),
+    ]
 
 
-def share(jobs: Sequence[CheckJob]) -> list[list[CheckJob]]:
-    """The jobs in as many parts as workers are worth it, all jobs of a case together in one."""
+def share(jobs: Sequence[CheckJob], most: int) -> list[list[CheckJob]]:
+    """The jobs in as many parts as workers are worth it, and at most `most`; all of a case together in one."""
     by_case: dict[str, list[CheckJob]] = {}
     for job in jobs:
         by_case.setdefault(job.case, []).append(job)
-    count = min(MOST_WORKERS, os.cpu_count() or 1, max(1, len(by_case) // CASES_A_WORKER), len(by_case))
+    count = min(max(1, most), max(1, len(by_case) // CASES_A_WORKER), len(by_case))
     cases = list(by_case.values())
     return [[job for case in cases[number::count] for job in case] for number in range(count)]
 

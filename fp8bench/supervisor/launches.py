@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,11 +50,25 @@ class _Session:
             warmup_s=timing.warmup_ms * 1e-3,
         )
 
-    def run(self, plan: LaunchPlan, log: Path, note: Callable[[str], None]) -> Outcome:
-        """Do the jobs of a launch; what dies in it is lost, the rest goes on in a fresh worker."""
+    def ready(self, log: Path) -> Worker | None:
+        """A worker for the next launch, which imports what it needs while this one runs; beside a GPU alone: on a
+        CPU that would disturb what is timed.
+        """
+        return Worker.for_config(self.config, None, self.env, log) if self.device == "cuda" else None
+
+    def run(self, plan: LaunchPlan, log: Path, note: Callable[[str], None], ready: Worker | None) -> Outcome:
+        """Do the jobs of a launch, first in the worker `ready`; what dies in it is lost, the rest goes on in a fresh
+        worker.
+        """
+        waiting = [ready] if ready else []
 
         def start(items: Sequence[str]) -> Worker:
-            return Worker.for_config(self.config, self.request(plan, set(items)), self.env, log)
+            request = self.request(plan, set(items))
+            if not waiting:
+                return Worker.for_config(self.config, request, self.env, log)
+            worker = waiting.pop()
+            worker.ask(request)
+            return worker
 
         return run_all([job.id for job in plan.jobs], start, lambda item: item.split("/")[1], note)
 
@@ -86,22 +100,33 @@ def time_cells(
     fixed = controls(builds, cells, frozenset(same_code))
     work = Work(tuple(cells), fixed, phase, config.timing, config.verdicts.margin(device), seed)
     past = _stored(work, samples_dir)
-    done = sum(launch.quads for launch in past) // config.timing.quads
     with _second_copy(builds["baseline"]) as copy:
         pair = builds if builds["baseline"] != builds["candidate"] else {**builds, "candidate": copy}
         env = worker_environment(device, config.home / "cache", gpu_index)
         session = _Session(config, pair, copy, device, seed, env, shared_backends(builds))
+        _run_launches(work, session, past, samples_dir, log_dir / f"{_stage(phase)}-{shard}", progress)
+    return _report(shard, phase, past)
+
+
+def _run_launches(
+    work: Work, session: _Session, past: list[Launch], samples_dir: Path, log: Path, progress: Progress
+) -> None:
+    """Add launches to `past`, and their samples to the directory, until nothing is left to be timed."""
+    done, stage = sum(launch.quads for launch in past) // work.timing.quads, _stage(work.phase)
+    with ExitStack() as workers:
+        ready: Worker | None = None
         while len(past) < work.launches and (plan := work.plan(past)).jobs:
-            number = work.first + len(past)
-            left = len(plan.jobs) * (work.launches - len(past))
-            log, begin = log_dir / f"{_stage(phase)}-{shard}-{number:03}.log", time.monotonic()
-            outcome = session.run(plan, log, counted(progress, _stage(phase), done + left, done))
+            number, begin = work.first + len(past), time.monotonic()
+            note = counted(progress, stage, done + len(plan.jobs) * (work.launches - len(past)), done)
+            mine, ready = ready, None
+            if len(past) + 1 < work.launches and (ready := session.ready(Path(f"{log}-{number + 1:03}.log"))):
+                workers.enter_context(ready)
+            outcome = session.run(plan, Path(f"{log}-{number:03}.log"), note, mine)
             launch, rows = samples.taken(_launch(number, outcome, time.monotonic() - begin), outcome.done)
             samples.write(launch, rows, launch_file(samples_dir, number))
             past.append(launch)
             done += len(plan.jobs)
-    progress(_stage(phase), done, done)
-    return _report(shard, phase, past)
+    progress(stage, done, done)
 
 
 def _stage(phase: str) -> str:

@@ -62,18 +62,23 @@ def worker_environment(
 class Worker:
     """A running worker process, to be used in a `with` statement: it is dead at the end of it.
 
-    request: what it is asked; stored beside the log. log: where its standard error goes (appended).
+    request: what it is asked; stored beside the log. None: it gets ready and waits until `ask` says.
+    log: where its standard error goes (appended).
     startup_s, item_s: most seconds until its first event, and between two events.
     """
 
     def __init__(
-        self, python: str, request: Request, env: Mapping[str, str], log: Path, startup_s: float, item_s: float
+        self, python: str, request: Request | None, env: Mapping[str, str], log: Path, startup_s: float, item_s: float
     ) -> None:
         self.log = log
         self._timeout_s, self._item_s = startup_s, item_s
-        request_file = log.with_suffix(".request.json")
-        write_bytes(request.model_dump_json(indent=1).encode(), request_file)
-        command = [python, "-P", "-m", "fp8bench.worker", str(request_file.resolve())]
+        self._request_file = log.with_suffix(".request.json")
+        command = [python, "-P", "-m", "fp8bench.worker", str(self._request_file.resolve())]
+        if request:
+            self.ask(request)
+        else:
+            self._request_file.unlink(missing_ok=True)  # of an earlier try
+            command.append(str(os.getpid()))
         try:
             with log.open("ab") as stderr:
                 self._log_start = stderr.tell()
@@ -89,9 +94,13 @@ class Worker:
             raise WorkerError(f"cannot start a worker with {python}: {error.strerror}. Check worker.python.") from None
 
     @classmethod
-    def for_config(cls, config: Config, request: Request, env: Mapping[str, str], log: Path) -> Worker:
+    def for_config(cls, config: Config, request: Request | None, env: Mapping[str, str], log: Path) -> Worker:
         settings = config.worker
         return cls(settings.python, request, env, log, settings.startup_timeout_s, settings.cell_timeout_s)
+
+    def ask(self, request: Request) -> None:
+        """Give it its request, once."""
+        write_bytes(request.model_dump_json(indent=1).encode(), self._request_file)
 
     def __enter__(self) -> Worker:
         return self
