@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
@@ -442,11 +443,21 @@ def write(document: Document, path: Path) -> None:
     write_bytes(document.model_dump_json(indent=1).encode() + b"\n", path)
 
 
+def _remove_left_overs(directory: Path, begin: str) -> None:
+    """Remove files named `begin` + process id whose process of this machine is gone."""
+    for left in directory.iterdir():
+        pid = left.name.removeprefix(begin)
+        if left.name.startswith(begin) and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            left.unlink(missing_ok=True)
+
+
 def write_bytes(data: bytes, path: Path) -> None:
-    """Atomic replacement of `path` by `data`."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    """Atomic replacement of `path` by `data`; also removes what a process that was killed meanwhile left of it."""
+    begin = f".{path.name}.{platform.node()}-"
+    temporary = path.parent / f"{begin}{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(path.parent, begin)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
