@@ -30,7 +30,7 @@ def nights(runs_dir: Path, like: Prepared) -> Iterator[tuple[Prepared, RunDir]]:
 def previous(runs_dir: Path, tonight: Prepared) -> tuple[Prepared, Verdicts] | None:
     """The newest earlier night that is valid; an invalid one neither accused nor cleared."""
     for prepared, run in nights(runs_dir, tonight):
-        found = _judged(run)
+        found = judged(run)
         if found is not None and found.verdict is not Verdict.INVALID and found.exit_code != 3:
             return prepared, found
     return None
@@ -42,7 +42,7 @@ def recorded_times(runs_dir: Path, tonight: Prepared) -> dict[str, float]:
     Empty where that night is unknown, was invalid or has no run directory here.
     """
     for prepared, run in nights(runs_dir, tonight):
-        found = _judged(run) if prepared.run_id == tonight.baseline_run else None
+        found = judged(run) if prepared.run_id == tonight.baseline_run else None
         if (
             found is not None
             and found.verdict is not Verdict.INVALID
@@ -57,7 +57,8 @@ def _is_alike(prepared: Prepared, like: Prepared) -> bool:
     return same_device and prepared.suite == like.suite and prepared.run_id != like.run_id
 
 
-def _judged(run: RunDir) -> Verdicts | None:
+def judged(run: RunDir) -> Verdicts | None:
+    """What a night found; None where its record is damaged."""
     try:
         return run.judged()
     except RunDirError:
