@@ -16,7 +16,8 @@ SUSPECTS = 5
 
 def write(night: Night, backend: str, links: Mapping[str, str]) -> str:
     """The description of a backend's run. links: addresses by name, as `records.Logged` has them."""
-    lines = [*_verdict(night, backend), *_where(backend, links), *_commits(night)]
+    # MLflow folds a description after four lines: verdict and links come first
+    lines = [*_verdict(night, backend), *_where(backend, links), *_whole_night(night), *_commits(night)]
     for cause in night.verdicts.causes:
         if cause.backend == backend:
             lines += _cause(night, cause)
@@ -24,11 +25,14 @@ def write(night: Night, backend: str, links: Mapping[str, str]) -> str:
 
 
 def _verdict(night: Night, backend: str) -> Iterator[str]:
-    prepared = night.prepared
     entry = next(entry for entry in night.verdicts.backends if entry.backend == backend)
-    device = wording.short_device(prepared.environment.device_name)
     yield f"**{_plain(entry.sentence)}**"
     yield ""
+
+
+def _whole_night(night: Night) -> Iterator[str]:
+    prepared = night.prepared
+    device = wording.short_device(prepared.environment.device_name)
     yield f"Night {_code(prepared.run_id)}, suite {_code(prepared.suite)} on {_code(device)}. The whole night: "
     yield f"{_plain(night.verdicts.sentence)}"
     yield ""

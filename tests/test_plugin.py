@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from nights import make_night
 
-from fp8bench import report
+from fp8bench import records, report
 from fp8bench.paths import run_directory
+from fp8bench.records import Logged
 
 pytest.importorskip("airflow")
 httpx = pytest.importorskip("httpx")
@@ -62,7 +63,7 @@ def client(plugin):
 
 
 def test_a_run_shows_its_own_report(plugin, client, night):
-    (view,) = [view for view in plugin.Fp8benchPlugin.external_views if view["destination"] == "dag_run"]
+    (view,) = [view for view in plugin.Fp8benchPlugin.external_views if view["name"] == "FP8 report"]
     address = (
         view["href"].removeprefix(plugin.PREFIX).replace("{RUN_ID}", "manual__2026-03-14T02%3A00%3A00.123456%2B00%3A00")
     )
@@ -78,6 +79,17 @@ def test_only_the_report_s_own_script_runs(client, night):
     known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{known}'" in policy
     assert "default-src 'none'" in policy
+
+
+def test_a_run_leads_to_its_page_in_mlflow(client, night):
+    address = f"/mlflow/{RUN_ID}"
+    assert client.get(address).status_code == 404
+    for link, status in (("https://mlflow.example.org/#/x", 307), ("javascript:alert(1)", 404)):
+        logged = Logged(tracking_uri="", experiment_id="1", runs={}, links={"night": link})
+        records.write(logged, night / "mlflow.json")
+        answer = client.get(address)
+        assert answer.status_code == status
+        assert answer.headers.get("location") == (link if status == 307 else None)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.plugins_manager import AirflowPlugin
 from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
-from fp8bench import config, paths
+from fp8bench import config, paths, records
 from fp8bench.rundir import RunDir
 
 DAG_ID = "fp8bench_nightly"
@@ -49,7 +49,7 @@ app = FastAPI(title="fp8bench", docs_url=None, redoc_url=None, openapi_url=None,
 
 def _page(path: Path, missing: str) -> HTMLResponse:
     """The page at `path`, or one that says what is missing."""
-    if path.is_file():
+    if path.suffix == ".html" and path.is_file():
         return HTMLResponse(path.read_text(encoding="utf-8"), headers=HEADERS)
     page = f'<!DOCTYPE html><html lang="en"><title>fp8bench</title><body style="font:15px sans-serif"><p>{missing}</p>'
     return HTMLResponse(page, status_code=404, headers=HEADERS)
@@ -78,6 +78,16 @@ def of_run(run_id: str) -> HTMLResponse:
     )
 
 
+@app.get("/mlflow/{run_id:path}", response_model=None)
+def in_mlflow(run_id: str) -> HTMLResponse | RedirectResponse:
+    """The way to a DAG run's page in MLflow."""
+    path = RunDir(paths.run_directory(CONFIG.runs_dir, run_id)).mlflow
+    link = records.read(records.Logged, path).links.get("night", "") if path.is_file() else ""
+    if link.startswith(("http://", "https://")):
+        return RedirectResponse(link, headers=HEADERS)
+    return _page(path, "This run is not in MLflow (yet), or MLflow has no known web address: set <b>mlflow.ui_url</b>.")
+
+
 class Fp8benchPlugin(AirflowPlugin):
     name = "fp8bench"
     fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "fp8bench"}]  # noqa: RUF012
@@ -88,5 +98,6 @@ class Fp8benchPlugin(AirflowPlugin):
             "destination": "dag_run",
             "url_route": "fp8bench-report",
         },
+        {"name": "MLflow", "href": f"{PREFIX}/mlflow/{{RUN_ID}}", "destination": "dag_run"},
         {"name": "FP8 nights", "href": f"{PREFIX}/index.html", "destination": "nav", "url_route": "fp8bench-nights"},
     ]
