@@ -1,9 +1,11 @@
-"""A real night through each kind of fleet, on this machine: `prove_fleet.py celery` and `prove_fleet.py edge`.
+"""A real night through each kind of fleet, on this machine: `prove_fleet.py celery edge`; and `prove_fleet.py pod`.
 
 celery   Postgres, Redis, CeleryExecutor; one worker on the queue `default`, two on `gpu` with one slot each. The night
          is cut into two shards. Needs the programs initdb, postgres and redis-server.
 edge     EdgeExecutor; one worker that knows nothing but the API server's address, with a checkout, a home and an
          environment of its own: no database, no files in common. The whole night runs there.
+pod      no night: the pod of GPU tasks (fleet/pod-gpu.yaml) as KubernetesExecutor would ask a cluster for it, read and
+         written by the models of Kubernetes' own client, which loses what the schema does not know.
 
 The nights are of this checkout's latest commit, cloned, on the CPU; no GPU is needed, and everything that was started
 is stopped in the end. It prints what ran where, and exits with 0 when the night did what it should.
@@ -204,6 +206,37 @@ def prove(kind: str, fleet: Callable[[Path], object], root: Path) -> bool:
     return True
 
 
+def prove_pod() -> bool:
+    """Build the pod of a GPU task as KubernetesExecutor does; whether the schema takes all of it."""
+    import yaml
+    from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+    from kubernetes import client
+
+    file = CHECKOUT / "ci" / "fleet" / "pod-gpu.yaml"
+    template = PodGenerator.deserialize_model_file(str(file))
+    asked = client.ApiClient().sanitize_for_serialization(template)
+    if asked != yaml.safe_load(file.read_text()):
+        print(f"pod: the schema of Kubernetes does not take all of {file}: {asked}")
+        return False
+    pod = PodGenerator.construct_pod(
+        dag_id=DAG,
+        task_id="check",
+        pod_id="fp8bench-check",
+        try_number=1,
+        kube_image="fp8bench-gpu",
+        date=None,
+        args=["airflow", "version"],
+        pod_override_object=None,
+        base_worker_pod=template,
+        namespace="fp8bench",
+        scheduler_job_id="1",
+        run_id="night",
+    )
+    (base,) = pod.spec.containers
+    print(f"pod: {pod.metadata.name}, container {base.name}, limits {base.resources.limits}, as {file.name} has them")
+    return base.resources.limits["nvidia.com/gpu"] == "1" and pod.spec.restart_policy == "Never"
+
+
 def _table(airflow: EmbeddedAirflow, run_id: str) -> None:
     entries = airflow.get(f"dags/{DAG}/dagRuns/{run_id}/taskInstances", limit=100)["task_instances"]
     for entry in sorted(entries, key=lambda found: found["start_date"] or "9"):
@@ -214,10 +247,13 @@ def _table(airflow: EmbeddedAirflow, run_id: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fleet", choices=["celery", "edge"], nargs="+")
+    parser.add_argument("fleet", choices=["celery", "edge", "pod"], nargs="+")
     args = parser.parse_args()
     works = []
     for kind in dict.fromkeys(args.fleet):
+        if kind == "pod":
+            works.append(prove_pod())
+            continue
         root = Path(tempfile.mkdtemp(prefix=f"fp8bench-{kind}-"))
         root.chmod(0o755)  # the database's own user looks in
         _clone(root / "control")
