@@ -34,12 +34,12 @@ THREADS = (64, 128, 256, 512, 1024)  # a block
 # Up to so many 16-byte vectors of input: vectors a thread and threads a block. Chosen so that the fewest blocks that
 # occupy every multiprocessor of an H200 cover the input in one wave; `ci/gpu/tune_floor.py` measures all the others.
 SHAPES = (
-    (132 * 64, 1, 64),
-    (132 * 128, 1, 128),
-    (132 * 512, 1, 256),
-    (132 * 2048, 1, 512),
-    (132 * 4096, 2, 512),
-    (1 << 62, 4, 512),
+    (16384, 1, 256),
+    (32768, 1, 512),
+    (131072, 1, 256),
+    (262144, 1, 1024),
+    (917504, 2, 256),
+    (1 << 62, 2, 1024),
 )
 
 
