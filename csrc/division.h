@@ -1,4 +1,5 @@
-// True division of elements by a scale, without a division: exact wherever a code could tell.
+// True division of elements by a scale, without a division: exact wherever a code could tell. Three forms, by what is
+// known of element and scale; kernels take the cheapest.
 //
 // With r = 1 / scale rounded to nearest, q = x * r is off by at most 1.5 units in the last place, and one correction
 // by the exact remainder, q - (q * scale - x) * r, falls on the side of every boundary between codes that the true
@@ -10,11 +11,21 @@
 
 namespace fp8bench {
 
-// 1 / value rounded to nearest, for 2^-125 <= value < 2^125.
+// 1 / value within one unit in the last place, for 2^-125 <= value < 2^125.
+FP8BENCH_INLINE float estimated_reciprocal(float value) {
+#ifdef __CUDA_ARCH__
+  float estimate;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(value));
+  return estimate;
+#else
+  return 1.0f / value;
+#endif
+}
+
+// The same rounded to nearest.
 FP8BENCH_INLINE float reciprocal_of(float value) {
 #ifdef __CUDA_ARCH__
-  float estimate; // then what __frcp_rn does, without its branch for values beyond
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(value));
+  const float estimate = estimated_reciprocal(value); // then what __frcp_rn does, without its branch for others
   return __fmaf_rn(-__fmaf_rn(estimate, value, -1.0f), estimate, estimate);
 #else
   return 1.0f / value;
@@ -33,6 +44,21 @@ struct DivisionByOwnScale {
   FP8BENCH_MEMBER explicit DivisionByOwnScale(float divisor) : scale(divisor) { reciprocal = reciprocal_of(divisor); }
 
   FP8BENCH_MEMBER float operator()(float x) const { return corrected_quotient(x * reciprocal, x, scale, reciprocal); }
+};
+
+// By such a scale, of 16-bit elements, whose largest magnitude it was computed from: two operations an element.
+//
+// 1 / scale is the sum of two floats, good for 40 bits. The upper one is below it, so that the lower one is positive
+// and the sum of the products keeps the sign of a zero. Proof by exhaustion: all largest magnitudes, all elements.
+struct DivisionOfHalves {
+  float upper, lower;
+
+  FP8BENCH_MEMBER explicit DivisionOfHalves(float divisor) {
+    upper = float_of(bits_of(estimated_reciprocal(divisor)) - 2);
+    lower = fused_multiply_add(-divisor, upper, 1.0f) * upper;
+  }
+
+  FP8BENCH_MEMBER float operator()(float x) const { return fused_multiply_add(x, upper, x * lower); }
 };
 
 // By any float. Scale and element are first multiplied by the power of two, with the scale's sign, that brings the

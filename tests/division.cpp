@@ -41,6 +41,19 @@ long wrong_scales() {
   return wrong;
 }
 
+// Elements of a 16-bit dtype that DivisionOfHalves gives another code than division does, by the scale of each largest
+// magnitude. values: its magnitudes in ascending order.
+long wrong_halves(const float *values, long count) {
+  long wrong = 0;
+  for (long largest = 0; largest < count; ++largest) {
+    const float scale = dynamic_scale(values[largest], nullptr, false);
+    if (scale == kMinScale && largest + 1 < count && values[largest + 1] / kFp8Max < kMinScale) continue; // the same
+    const DivisionOfHalves divided(scale);
+    for (long i = 0; i <= largest; ++i) wrong += encode(divided(values[i])) != encode(values[i] / scale);
+  }
+  return wrong;
+}
+
 // Elements whose code differs from that of the true quotient; the last one is stored in `x_out`, `scale_out`.
 long wrong_codes(const float *scales, long scale_count, const float *x, long x_count, int own, float *out) {
   long wrong = 0;

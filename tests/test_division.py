@@ -30,7 +30,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     flags = ["-O3", "-std=c++17", "-ffp-contract=off", "-fPIC", "-shared", *fused, f"-I{paths.CSRC}"]
     subprocess.run([*toolchain.find_cxx().command, *flags, str(SOURCE), "-o", str(out)], check=True)
     library = ctypes.CDLL(str(out))
-    library.wrong_sides.restype = library.wrong_scales.restype = library.wrong_codes.restype = ctypes.c_long
+    library.wrong_halves.restype = library.wrong_sides.restype = library.wrong_scales.restype = (
+        library.wrong_codes.restype
+    ) = ctypes.c_long
     library.wrong_sides.argtypes = [ctypes.c_uint32, ctypes.c_uint32]
     return library
 
@@ -58,6 +60,15 @@ def test_scales_are_quotients(library: ctypes.CDLL) -> None:
 
 def _patterns(dtype: torch.dtype) -> np.ndarray:
     return torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).float().numpy()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_16_bit_element_by_every_largest_magnitude(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    values = _patterns(dtype)[:32768]
+    values = np.ascontiguousarray(values[np.isfinite(values)])
+    if not _has_fused_operations():  # one is slow: a sixty-fourth of them, the largest kept
+        values = np.ascontiguousarray(values[::-8][::-1])
+    assert library.wrong_halves(ctypes.c_void_p(values.ctypes.data), ctypes.c_long(values.size)) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

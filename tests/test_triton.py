@@ -172,6 +172,7 @@ def segment_code(length: int, lines: int, dtype: str, dense: bool, target: int) 
         "LOOP": plan.loop,
         "DENSE": dense,
         "EVEN": True,
+        "FAR": False,
         "STATIC": False,
         "HAS_UB": False,
         "UE8M0": False,

@@ -15,7 +15,7 @@ A segment is read in chunks of 16 bytes a thread, each a tensor of its own: one 
 
 absmax is a maximum of bit patterns without their sign: exact, cheap on integers, and a NaN, whose pattern lies
 above that of infinity, is never lost. Elements are divided by their own scale as in csrc/division.h, where it is
-explained and proven: three operations instead of a division with its branch for rare cases.
+explained and proven: two operations for 16-bit elements, three for others, no branch for rare cases.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,misc,assignment"
@@ -45,6 +45,7 @@ _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 INTERPRETED_ELEMENTS = 1 << 17  # the interpreter is slow: larger cases are not run by it
 INTERPRETED_PROGRAMS = 512
+MOST_NEAR = 1 << 31
 
 
 # ---- the table ----------------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ def _scale(absmax_bits, scale_ub, HAS_UB: tl.constexpr, UE8M0: tl.constexpr):
 
 
 @triton.jit
-def _reciprocal(value):
-    """1 / value rounded to nearest, for normal values with a normal reciprocal: an approximation, corrected.
+def _estimated_reciprocal(value):
+    """1 / value within one unit in the last place, for normal values with a normal reciprocal.
 
     Triton's own approximate quotient would scale the operands of the same instruction, eight instructions more.
     """
@@ -124,6 +125,13 @@ def _reciprocal(value):
         estimate = tl.inline_asm_elementwise(
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [value], dtype=tl.float32, is_pure=True, pack=1
         )
+    return estimate
+
+
+@triton.jit
+def _reciprocal(value):
+    """The same, corrected: rounded to nearest."""
+    estimate = _estimated_reciprocal(value)
     return tl.fma(tl.fma(estimate, value, -1.0) * -1.0, estimate, estimate)
 
 
@@ -131,18 +139,23 @@ def _reciprocal(value):
 def _quantized(x, scale, OWN: tl.constexpr):
     """Codes of x / scale. OWN: the scale is computed from absmax, so that no element exceeds 448 times it.
 
-    The conversion saturates. Negation is a product with -1: Triton's minus is 0 - x, which loses the sign of a zero.
+    An infinite scale gives zeros for all finite elements and NaN for infinite ones: as a product with 0. The conversion
+    saturates. Negation is a product with -1: Triton's minus is 0 - x, which loses the sign of a zero.
     """
-    x = x.to(tl.float32)
-    if OWN:
-        infinite = scale == float("inf")  # all finite elements give zeros, infinite ones NaN: as a product with 0
+    infinite = scale == float("inf")
+    if not OWN:
+        y = tl.clamp(tl.div_rn(x.to(tl.float32), scale), -_FP8_MAX, _FP8_MAX, propagate_nan=_ALL)
+    elif x.dtype.primitive_bitwidth == 16:
+        upper = (_estimated_reciprocal(scale).to(tl.int32, bitcast=True) - 2).to(tl.float32, bitcast=True)
+        lower = tl.fma(scale * -1.0, upper, 1.0) * upper
+        upper, lower = tl.where(infinite, 0.0, upper), tl.where(infinite, 0.0, lower)
+        values = x.to(tl.float32)
+        y = tl.fma(values, upper, values * lower)
+    else:
         divisor = tl.where(infinite, 0.0, scale)
         reciprocal = tl.where(infinite, 0.0, _reciprocal(scale))
         quotient = x * reciprocal
-        excess = tl.fma(quotient, divisor, x * -1.0)
-        y = tl.fma(excess, reciprocal * -1.0, quotient)
-    else:
-        y = tl.clamp(tl.div_rn(x, scale), -_FP8_MAX, _FP8_MAX, propagate_nan=_ALL)
+        y = tl.fma(tl.fma(quotient, divisor, x * -1.0), reciprocal * -1.0, quotient)
     return y.to(tl.float8e4nv)
 
 
@@ -168,6 +181,7 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
     LOOP: tl.constexpr,  # the chunks do not reach the end: go through the segment step by step, twice
     DENSE: tl.constexpr,  # segments follow each other in memory, and so do their scales
     EVEN: tl.constexpr,  # no program goes beyond the last line: masks are always true, and vanish
+    FAR: tl.constexpr,  # offsets within a program may exceed 32 bits
     STATIC: tl.constexpr,
     HAS_UB: tl.constexpr,
     UE8M0: tl.constexpr,
@@ -189,8 +203,9 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
         x += start * x_stride + group * LENGTH
         codes += start * codes_stride + group * LENGTH
         place = (start + line) * line_step + group * group_step
-        source = (line.to(tl.int64) * x_stride)[:, None]
-        target = (line.to(tl.int64) * codes_stride)[:, None]
+        step = line.to(tl.int64) if FAR else line
+        source = (step * x_stride)[:, None]
+        target = (step * codes_stride)[:, None]
     x_tile = x + (source + column)
     codes_tile = codes + (target + column)
     there = ((first + line < lines) | EVEN)[:, None]
@@ -389,6 +404,7 @@ def bind_segments(
             LOOP=plan.loop,
             DENSE=dense,
             EVEN=lines % plan.rows == 0 and (dense or layers == 1),
+            FAR=plan.rows * max(x.stride(0), hidden) >= MOST_NEAR,
             STATIC=scheme.static,
             HAS_UB=scale_ub is not None,
             UE8M0=scheme.ue8m0,
