@@ -36,6 +36,7 @@ enum fp8bench_flags {
   FP8BENCH_CLUSTER_SHIFT = 24, // bits 24-27: blocks a cluster; 15: two kernels; per token, 14: a warp, 1: a block
   FP8BENCH_START_SHIFT = 28,   // bits 28-30: the successor may start 1: at once, 2: behind the loads
   FP8BENCH_MAXIMA_SHIFT = 4,   // bits 4-7: blocks that look for the largest magnitude of a large tensor, in 128s
+  FP8BENCH_MAXIMA_VECTORS_SHIFT = 2, // bits 2-3: vectors a thread of such a block, 1: 1, 2: 2, 3: 4
 };
 
 // group: 0 one scale per tensor, -1 one per token, N >= 1 one per N neighbouring elements of a token.

@@ -12,10 +12,12 @@ from nights import make_night
 from fp8bench import calibration, records
 from fp8bench.calibration.curve import rate
 from fp8bench.calibration.resample import Pool, Rules, judge_night
+from fp8bench.calibration.spending import confirmed, screened
 from fp8bench.cli import main
-from fp8bench.config import VerdictSettings
+from fp8bench.config import TimingSettings, VerdictSettings
 from fp8bench.errors import UsageError
 from fp8bench.screening import family_of
+from fp8bench.timing import plan
 
 SETTINGS = VerdictSettings()
 PLAN = calibration.Plan(nights=20, moved_nights=20, cells=120, effects=(0.003, 0.01))
@@ -98,9 +100,32 @@ def test_copies_of_a_backend_make_one_mail() -> None:
     pool = Pool.of(launches(), 60)
     quiet = pool.draw(6, np.random.default_rng(2))
     moved = [0.05 * ("per-token" in family_of(cell)) for cell in pool.cells]
-    outcome = judge_night(quiet + moved, quiet + moved, Rules(SETTINGS, 0.003, 6, 6))
+    outcome = judge_night(quiet + moved, quiet + moved, Rules(SETTINGS, 0.003, TimingSettings()))
     assert len(outcome.accused) == 4
     assert outcome.mails == 1
+
+
+def test_the_stop_rule_is_that_of_real_nights_and_spares_launches() -> None:
+    """Cell by cell, what the plan of a night would have stopped."""
+    timing, margin = TimingSettings(), 0.002
+    effects = launches(12, deviation=0.0015)
+    for spend, stops in ((screened, plan.is_clear), (confirmed, plan.is_precise)):
+        screens = spend is screened
+        share = timing.screen_precision if screens else timing.confirm_precision
+        least = timing.screen_least if screens else timing.confirm_least
+        kept = spend(effects, margin, timing).notna().sum()
+        for cell in effects:
+            past = effects[cell].tolist()
+            needed = (count for count in range(2, 12) if stops(past[:count], margin, share, least))
+            assert kept[cell] == next(needed, 12)
+        assert 3 <= kept.min() < kept.max() == 12
+
+
+def test_stopping_spares_launches_at_the_same_power(found: calibration.Characteristic) -> None:
+    always, stopping = found.spending
+    assert (always.stops, stopping.stops) == (False, True)
+    assert stopping.launches < 0.9 * always.launches
+    assert stopping.caught.count >= always.caught.count - 1
 
 
 # ---- sources ------------------------------------------------------------------------------------------------

@@ -27,9 +27,18 @@ TWO_KERNELS, ONE_WARP, ONE_BLOCK = 15, 14, 1
 STARTS = {"at once": 1, "behind loads": 2}
 
 
-def forced(vectors: int = 0, threads: int = 0, cluster: int = 0, start: str = "", maxima: int = 0) -> int:
+def forced(
+    vectors: int = 0, threads: int = 0, cluster: int = 0, start: str = "", maxima: int = 0, maxima_vectors: int = 0
+) -> int:
     """Flags that force a launch shape; see csrc/fp8bench.h."""
-    return vectors << 8 | threads // 32 << 16 | cluster << 24 | STARTS.get(start, 0) << 28 | maxima << 4
+    return (
+        vectors << 8
+        | threads // 32 << 16
+        | cluster << 24
+        | STARTS.get(start, 0) << 28
+        | maxima << 4
+        | maxima_vectors << 2
+    )
 
 
 def build(directory: Path) -> Path:

@@ -9,32 +9,77 @@
 
 namespace fp8bench {
 
-// ---- The table ----------------------------------------------------------------------------------------------
+// ---- The tables ---------------------------------------------------------------------------------------------
+// A row counts up to its size, in sixteenths of the threads that the machine holds: on 132 multiprocessors a sixteenth
+// is 16,896. The last row counts for everything beyond.
 
-constexpr int kSmallestBlocks = 512;            // elements: shorter segments always share a warp
-constexpr int kMostWarpLength = 1024;           // elements of a token that a warp takes by itself, from so many
-constexpr int kWarpTokens = 2;                  // tokens a multiprocessor on
-constexpr int kLaneThreads[] = {128, 256};      // a block of quantize_by_lanes: of small inputs, of others
-constexpr int kFewThreads = 8;                  // a thread has the fewest packs up to this fraction of the GPU
-constexpr int kUsualThreads = 512;              // a block, at most, where there is a choice
-constexpr int kUsualVectors = 4;                // a thread, at most, of segments that also fit with fewer
-constexpr int kOneBlock = 1024;                 // vectors up to which one block takes a tensor, a cluster beyond,
-constexpr int kOneCluster = 16384;              // and two kernels beyond
-constexpr int kTileThreads = 512;               // a block that quantizes a tile of a large tensor
-constexpr int kMaximaUnit = 128;                // blocks that look for its largest magnitude come in multiples of this
-constexpr int kMostMaxima = 1024;               // such blocks at most
-constexpr int kMaximaThreads = 512;             // of such a block; beyond, there are twice as many blocks
+constexpr unsigned kBeyond = ~0u;
+
+// Groups, and tokens as short: by elements in all.
+struct ByLanes {
+  unsigned up_to;
+  int held;         // elements a lane
+  unsigned threads; // a block
+  Start rows, columns;
+};
+constexpr ByLanes kByLanes[] = {
+    {4, 8, 128, Start::kAtOnce, Start::kAtOnce},
+    {16, 8, 256, Start::kAtOnce, Start::kAtOnce},
+    {32, 8, 128, Start::kAtOnce, Start::kAtOnce},
+    {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
+    {kBeyond, 16, 256, Start::kBehindLoads, Start::kAtOnce},
+};
+
+// Tokens, and tensors that a block or cluster takes: by elements in all. The fewest vectors a thread with which neither
+// a block nor all blocks have too many threads. Behind blocks of one warp the successor always starts at once.
+struct ByBlocks {
+  unsigned up_to;
+  unsigned threads; // a block, at most
+  unsigned in_all;  // at most, in sixteenths as above
+  Start start;
+};
+constexpr ByBlocks kByBlocks[] = {
+    {16, 512, 1, Start::kAtOnce},
+    {32, 512, 1, Start::kBehindLoads},
+    {56, 448, kBeyond, Start::kBehindLoads},
+    {kBeyond, 448, kBeyond, Start::kAtOnce},
+};
+
+// Tensors that two kernels take: by packs. The one looks for the largest magnitude, the other quantizes.
+struct ByTiles {
+  unsigned up_to;
+  unsigned units;     // of kMaximaUnit blocks: the first kernel
+  int maxima_vectors; // a thread of it, at most
+  int vectors;        // a thread of the second
+  unsigned threads;   // a block of it
+};
+constexpr ByTiles kByTiles[] = {
+    {1, 1, 4, 1, 256}, {2, 2, 4, 4, 128},  {4, 1, 2, 4, 128},       {16, 1, 4, 2, 256},
+    {28, 2, 4, 4, 128}, {32, 2, 2, 4, 128}, {kBeyond, 2, 4, 4, 128},
+};
+
+constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
+constexpr int kMostWarpLength = 1024;  // elements of a token that a warp takes by itself, where elements
+constexpr unsigned kWarpElements = 32; // are more, in sixteenths as above, and tokens are at least
+constexpr int kWarpTokens = 2;         // a multiprocessor
+constexpr int kUsualVectors = 4;       // a thread, at most, of segments that also fit with fewer
+constexpr int kOneBlock = 1024;        // vectors up to which one block takes a tensor, a cluster beyond,
+constexpr int kOneCluster = 8192;      // and two kernels beyond
+constexpr int kMaximaUnit = 128;       // blocks
+constexpr int kMostMaxima = 1024;      // blocks that look for the largest magnitude, at most
+constexpr int kMaximaThreads = 512;    // of such a block
 
 // ---- What a caller forces, for measuring --------------------------------------------------------------------
 
 struct Forced {
-  unsigned vectors, threads, cluster, start, maxima; // 0: not forced
+  unsigned vectors, threads, cluster, start, maxima, maxima_vectors; // 0: not forced
 
   explicit Forced(const fp8bench_args &args)
       : vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF),
         threads((args.flags >> FP8BENCH_THREADS_SHIFT & 0xFF) * kWarp),
         cluster(args.flags >> FP8BENCH_CLUSTER_SHIFT & 0xF), start(args.flags >> FP8BENCH_START_SHIFT & 7),
-        maxima(args.flags >> FP8BENCH_MAXIMA_SHIFT & 0xF) {}
+        maxima(args.flags >> FP8BENCH_MAXIMA_SHIFT & 0xF),
+        maxima_vectors(args.flags >> FP8BENCH_MAXIMA_VECTORS_SHIFT & 3) {}
 };
 constexpr unsigned kForcedTwoKernels = 15, kForcedWarp = 14;
 
@@ -47,19 +92,20 @@ struct Choice {
   bool possible = false;
   int kernel = 0; // index into the kernel's row of `Kernels`
   Grid grid{};
-  int held = 0; // quantize_by_lanes: index into kLaneElements
+  int start = 0;     // index of the Start
+  int held = 0;      // by lanes: index into kLaneElements
+  bool full = false; // by lanes: lanes and what they hold are just a segment
 };
 
-// Sizes of inputs, in elements, by what the machine holds: on 132 multiprocessors, small is up to 67,584, some up to
-// 135,168, large above 1,081,344.
-inline bool is_small(uint64_t elements, const Machine &machine) { return elements <= uint64_t(machine.threads) / 4; }
-inline bool is_some(uint64_t elements, const Machine &machine) { return elements <= uint64_t(machine.threads) / 2; }
-inline bool is_large(uint64_t elements, const Machine &machine) { return elements > uint64_t(machine.threads) * 4; }
+template <class Row, size_t kRows>
+const Row &row_for(uint64_t size, const Row (&rows)[kRows], const Machine &machine) {
+  for (const Row &row : rows)
+    if (size <= uint64_t(machine.threads) * row.up_to / 16) return row;
+  return rows[kRows - 1];
+}
 
-// When the successor may start: at once behind small inputs, and behind groups of large ones.
-inline Start choose_start(uint64_t elements, bool groups, const Machine &machine, const Forced &forced) {
-  if (forced.start) return forced.start == 1 ? Start::kAtOnce : Start::kBehindLoads;
-  return is_small(elements, machine) || (groups && is_large(elements, machine)) ? Start::kAtOnce : Start::kBehindLoads;
+inline int index_of(Start start, const Forced &forced) {
+  return forced.start ? int(forced.start) - 1 : static_cast<int>(start);
 }
 
 // Whether lanes of one warp share a segment of `length` elements; else a block does.
@@ -68,13 +114,13 @@ inline bool choose_warp(uint64_t segments, uint64_t length, bool vectors, const 
   if (length <= kSmallestBlocks || !vectors) return length <= kSmallestBlocks;
   if (length > uint64_t(kMostWarpLength)) return false;
   if (forced.cluster) return forced.cluster == kForcedWarp;
-  return segments >= uint64_t(kWarpTokens * machine.multiprocessors);
+  const bool many = segments * length > uint64_t(machine.threads) * kWarpElements / 16;
+  return many && segments >= uint64_t(kWarpTokens * machine.multiprocessors);
 }
 
-// How many elements a lane holds: 8 of some, 16 of more, 32 where a segment would not fit a warp otherwise.
-inline int choose_held(uint64_t elements, uint64_t length, unsigned vector, const Machine &machine,
-                       const Forced &forced) {
-  int held = is_some(elements, machine) ? 0 : 1;
+// How many elements a lane holds, as an index into kLaneElements: 32 where a segment would not fit a warp otherwise.
+inline int choose_held(int usual, uint64_t length, unsigned vector, const Forced &forced) {
+  int held = usual == kLaneElements[0] ? 0 : 1;
   for (int i = 0; i < 2; ++i)
     if (forced.vectors * vector == unsigned(kLaneElements[i])) held = i;
   while (uint64_t(kLaneElements[held]) * kWarp < length) ++held;
@@ -84,32 +130,36 @@ inline int choose_held(uint64_t elements, uint64_t length, unsigned vector, cons
 // How many lanes share a segment of `length` elements, `vector` to a vector or 1.
 inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t length, unsigned vector, bool column_major,
                            const Machine &machine, const Forced &forced) {
-  const int held = vector > 1 ? choose_held(tokens * groups * length, length, vector, machine, forced) : 0;
+  const ByLanes &row = row_for(tokens * groups * length, kByLanes, machine);
+  const int held = vector > 1 ? choose_held(row.held, length, vector, forced) : 0;
   const uint64_t elements = vector > 1 ? kLaneElements[held] : kLaneSingles;
   int log = 0;
   while (elements << log < length) ++log;
   if (vector == 1) log = log <= 2 ? 2 : 5; // the widths that there are
   const uint64_t teams = 32 >> log;
   const uint64_t warps = column_major ? divide_up(tokens, teams) * groups : divide_up(tokens * groups, teams);
-  const unsigned usual = kLaneThreads[!is_small(tokens * groups * length, machine)];
-  const uint64_t most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : usual;
+  const uint64_t most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
   const unsigned threads = static_cast<unsigned>(std::min<uint64_t>(most, warps * kWarp));
-  return {true, log, {static_cast<unsigned>(divide_up(warps * kWarp, threads)), threads}, held};
+  const unsigned blocks = static_cast<unsigned>(divide_up(warps * kWarp, threads));
+  const Start start = log == 5 ? Start::kBehindLoads : column_major ? row.columns : row.rows;
+  return {true, log, {blocks, threads}, index_of(start, forced), held, elements << log == length};
 }
 
-// How many packs a thread of a block holds, of `segments` segments of `packs` packs over `cluster` blocks: the fewest
-// with which the blocks are small and few threads in all; at most kUsualVectors.
+// How many packs a thread of a block holds, of `segments` segments of `packs` packs over `cluster` blocks.
 inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, unsigned cluster, const Machine &machine,
                             const Forced &forced) {
   const uint64_t share = divide_up(packs, cluster);
+  const ByBlocks &row = row_for(segments * packs * (vectors ? kLaneElements[0] : 1), kByBlocks, machine);
   Choice choice;
   for (int i = 0; i < (vectors ? 4 : 1); ++i) {
     const unsigned held = vectors ? kBlockVectors[i] : kSingles;
     const uint64_t needed = std::max<uint64_t>(round_up(divide_up(share, held), kWarp), kWarp);
     if (needed > 1024 || (forced.vectors && vectors && held != forced.vectors)) continue;
     if (choice.possible && held > kUsualVectors) break;
-    choice = {true, i, {static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster}};
-    if (needed <= kUsualThreads && segments * needed <= uint64_t(machine.threads) / kFewThreads) break;
+    const Grid grid{static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster};
+    const Start start = needed == kWarp ? Start::kAtOnce : row.start;
+    choice = {true, i, grid, index_of(start, forced)};
+    if (needed <= row.threads && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
   }
   return choice;
 }
@@ -126,12 +176,18 @@ inline unsigned choose_cluster(uint64_t packs, bool vectors, const Machine &mach
 
 // How many packs a thread of quantize_tiles holds; grid.blocks is for the caller, who knows the rows.
 inline Choice choose_tiles(uint64_t packs, bool vectors, const Machine &machine, const Forced &forced) {
-  const unsigned threads = forced.threads ? forced.threads : kTileThreads;
+  const ByTiles &row = row_for(packs, kByTiles, machine);
+  const int wanted = forced.vectors ? int(forced.vectors) : row.vectors;
   int i = 0;
-  if (vectors) i = packs <= uint64_t(machine.threads) / 2 ? 0 : 2;
-  for (int other = 0; vectors && other < 3; ++other)
-    if (kTileVectors[other] == int(forced.vectors)) i = other;
-  return {threads <= 1024, i, {0, threads}};
+  while (vectors && i < 2 && kTileVectors[i] != wanted) ++i;
+  return {true, i, {0, forced.threads ? forced.threads : row.threads}};
+}
+
+// Blocks that look for the largest magnitude of `packs` packs: a multiple of 4, as max_of_array wants it.
+inline unsigned choose_maxima_blocks(uint64_t packs, const Machine &machine, const Forced &forced) {
+  const unsigned unit = std::max(machine.multiprocessors / kMaximaUnit, 1) * kMaximaUnit;
+  const unsigned units = forced.maxima ? forced.maxima : row_for(packs, kByTiles, machine).units;
+  return std::min<unsigned>(units * unit, kMostMaxima);
 }
 
 // Blocks and threads of largest_of_tiles, and the packs of a tile, all tiles alike.
@@ -142,15 +198,26 @@ struct MaximaChoice {
 
 inline MaximaChoice choose_maxima(uint64_t rows, uint64_t row, uint64_t held, const Machine &machine,
                                   const Forced &forced) {
-  const unsigned unit = std::max(machine.multiprocessors / kMaximaUnit, 1) * kMaximaUnit;
-  const bool few = rows * row <= uint64_t{unit} * kMaximaThreads;
-  const unsigned wanted = forced.maxima ? forced.maxima * kMaximaUnit : few ? unit : 2 * unit;
-  const unsigned blocks = std::min<unsigned>(wanted, kMostMaxima);
+  const unsigned blocks = choose_maxima_blocks(rows * row, machine, forced);
   const uint64_t per_row = divide_up(blocks, rows), share = divide_up(row, per_row);
   const uint64_t most = share <= kMaximaThreads ? kMaximaThreads : 1024;
   const uint64_t threads = std::clamp<uint64_t>(round_up(share, kWarp), kWarp, most);
   const uint64_t steps = std::max<uint64_t>(divide_up(share, threads * held), 1);
   return {{blocks, static_cast<unsigned>(threads)}, std::max<uint64_t>(divide_up(row, per_row * steps), 1)};
+}
+
+// Blocks, threads and packs of largest_of_row: as few steps as the blocks allow, all blocks with the same share.
+inline Choice choose_row_maxima(uint64_t packs, const Machine &machine, const Forced &forced) {
+  const uint64_t most = choose_maxima_blocks(packs, machine, forced), share = divide_up(packs, most);
+  const int usual = row_for(packs, kByTiles, machine).maxima_vectors;
+  const int wanted = forced.maxima_vectors ? 1 << (forced.maxima_vectors - 1) : usual;
+  int i = 0;
+  while (i < 2 && kTileVectors[i] != wanted) ++i;
+  const uint64_t threads =
+      std::clamp<uint64_t>(round_up(divide_up(share, kTileVectors[i]), kWarp), kWarp, kMaximaThreads);
+  const uint64_t steps = divide_up(share, threads * kTileVectors[i]);
+  const uint64_t blocks = round_up(divide_up(packs, threads * kTileVectors[i] * steps), 4);
+  return {true, i, {static_cast<unsigned>(blocks), static_cast<unsigned>(threads)}};
 }
 
 } // namespace fp8bench

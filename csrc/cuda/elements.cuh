@@ -10,18 +10,28 @@ namespace fp8bench {
 
 #ifdef __CUDACC__ // a host that emulates the kernels (tests/emulation) brings its own
 
-// The larger of the numbers in the low and in the high halves; of NaN and a number: NaN.
+// The largest magnitudes of the low and of the high halves, with some sign; of NaN and a number: NaN.
+#if __CUDA_ARCH__ >= 860
+#define FP8BENCH_LARGER_HALVES(type, a, b, result)                                                                     \
+  asm("max.NaN.xorsign.abs." type " %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b))
+#else
+#define FP8BENCH_LARGER_HALVES(type, a, b, result)                                                                     \
+  asm("max.NaN." type " %0, %1, %2;" : "=r"(result) : "r"((a) & 0x7FFF7FFF), "r"((b) & 0x7FFF7FFF))
+#endif
+
 static __device__ __forceinline__ uint32_t larger_halves_bf16(uint32_t a, uint32_t b) {
   uint32_t result;
-  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  FP8BENCH_LARGER_HALVES("bf16x2", a, b, result);
   return result;
 }
 
 static __device__ __forceinline__ uint32_t larger_halves_f16(uint32_t a, uint32_t b) {
   uint32_t result;
-  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  FP8BENCH_LARGER_HALVES("f16x2", a, b, result);
   return result;
 }
+
+#undef FP8BENCH_LARGER_HALVES
 
 static __device__ __forceinline__ float half_to_float(uint16_t half) {
   float result;
@@ -31,15 +41,21 @@ static __device__ __forceinline__ float half_to_float(uint16_t half) {
 
 #endif
 
-// An input dtype has: Storage, its bits; magnitudes(word), without signs; larger(a, b), of two words of magnitudes;
-// pattern(word), the largest of its magnitudes; value(pattern); element(word, i).
+// The larger magnitude in a word of two halves.
+static __device__ __forceinline__ uint32_t larger_half(uint32_t word) {
+  return max(word & 0x7FFF, word >> 16 & 0x7FFF);
+}
+
+// An input dtype has: Storage, its bits; larger(a, b), the largest magnitude at each place of two words, with some
+// sign; pattern(word), the largest magnitude in a word; value(pattern); element(word, i); and how to divide by a scale
+// that was computed from the elements themselves.
 struct Bfloat16 {
   using Storage = uint16_t;
-  static __device__ __forceinline__ uint32_t magnitudes(uint32_t word) { return word & 0x7FFF7FFF; }
+  using DivisionByOwnScale = DivisionOfHalves;
   static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
     return larger_halves_bf16(a, b);
   }
-  static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return max(word & 0xFFFF, word >> 16); }
+  static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return larger_half(word); }
   static __device__ __forceinline__ float value(uint32_t pattern) { return __uint_as_float(pattern << 16); }
   static __device__ __forceinline__ float element(uint32_t word, int i) {
     return __uint_as_float(i == 0 ? word << 16 : word & 0xFFFF0000);
@@ -48,11 +64,11 @@ struct Bfloat16 {
 
 struct Float16 {
   using Storage = uint16_t;
-  static __device__ __forceinline__ uint32_t magnitudes(uint32_t word) { return word & 0x7FFF7FFF; }
+  using DivisionByOwnScale = DivisionOfHalves;
   static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
     return larger_halves_f16(a, b);
   }
-  static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return max(word & 0xFFFF, word >> 16); }
+  static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return larger_half(word); }
   static __device__ __forceinline__ float value(uint32_t pattern) {
     return half_to_float(static_cast<uint16_t>(pattern));
   }
@@ -61,9 +77,11 @@ struct Float16 {
 
 struct Float32 {
   using Storage = uint32_t;
-  static __device__ __forceinline__ uint32_t magnitudes(uint32_t word) { return word & kMagnitude; }
-  static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) { return max(a, b); }
-  static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return word; }
+  using DivisionByOwnScale = fp8bench::DivisionByOwnScale;
+  static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
+    return max(a & kMagnitude, b & kMagnitude);
+  }
+  static __device__ __forceinline__ uint32_t pattern(uint32_t word) { return word & kMagnitude; }
   static __device__ __forceinline__ float value(uint32_t pattern) { return __uint_as_float(pattern); }
   static __device__ __forceinline__ float element(uint32_t word, int) { return __uint_as_float(word); }
 };
@@ -87,6 +105,7 @@ template <class Dtype> struct Vector {
   static constexpr int kWords = 4;
   uint32_t words[kWords];
 
+  __device__ __forceinline__ void clear() { words[0] = words[1] = words[2] = words[3] = 0; }
   __device__ __forceinline__ void load(const Storage *x) {
     const uint4 loaded = *reinterpret_cast<const uint4 *>(x);
     words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
@@ -120,6 +139,7 @@ template <class Dtype> struct Single {
   static constexpr int kWords = 1;
   uint32_t words[kWords]; // a 16-bit element has zeros above it
 
+  __device__ __forceinline__ void clear() { words[0] = 0; }
   __device__ __forceinline__ void load(const Storage *x) { words[0] = *x; }
 
   template <class Quotient> __device__ __forceinline__ void store(uint8_t *codes, const Quotient &quotient) const {
@@ -134,20 +154,35 @@ struct Scale {
   __device__ __forceinline__ bool is_own() const { return computed && bits_of(value) < kInfinity; }
 };
 
-// The packs of one thread, in registers. Pack v is number first + v * stride of the `count` packs at `x`, all of them
-// below 2^32.
+// Which of a thread's packs there are: the bound of packs in a piece of memory.
+struct Below { // those below `count`; in place of the others are zeros, which change no maximum
+  uint32_t count;
+  __device__ __forceinline__ bool has(uint32_t first, uint32_t step) const { return first + step < count; }
+  __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return first + step; }
+};
+struct UpTo { // in place of those beyond `last` is `last` again: nobody asks, and the same bytes are written again
+  uint32_t last;
+  __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return true; }
+  __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return min(first + step, last); }
+};
+struct All { // a thread has all its packs; `last` is not asked for
+  uint32_t last;
+  __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return true; }
+  __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return size_t{first} + step; }
+};
+
+// The packs of one thread, in registers. Pack v is number first + v * stride of those at `x`, all below 2^32.
 template <class Pack, int kPacks> struct Packs {
   using Input = typename Pack::Input;
   Pack packs[kPacks];
 
-  // Packs beyond `count` become zeros, which change no maximum.
+  template <class Bound>
   __device__ __forceinline__ void load(const typename Input::Storage *x, uint32_t first, uint32_t stride,
-                                       uint32_t count) {
+                                       const Bound &bound) {
 #pragma unroll
     for (int v = 0; v < kPacks; ++v) {
-#pragma unroll
-      for (int w = 0; w < Pack::kWords; ++w) packs[v].words[w] = 0;
-      if (first + v * stride < count) packs[v].load(x + static_cast<size_t>(first + v * stride) * Pack::kElements);
+      if (bound.has(first, v * stride)) packs[v].load(x + bound.at(first, v * stride) * Pack::kElements);
+      else packs[v].clear();
     }
   }
 
@@ -156,29 +191,32 @@ template <class Pack, int kPacks> struct Packs {
     uint32_t words[Pack::kWords];
 #pragma unroll
     for (int w = 0; w < Pack::kWords; ++w) {
-      words[w] = Input::magnitudes(packs[0].words[w]);
+      words[w] = packs[0].words[w];
 #pragma unroll
-      for (int v = 1; v < kPacks; ++v) words[w] = Input::larger(words[w], Input::magnitudes(packs[v].words[w]));
+      for (int v = 1; v < kPacks; ++v) words[w] = Input::larger(words[w], packs[v].words[w]);
     }
 #pragma unroll
-    for (int w = 1; w < Pack::kWords; ++w) words[0] = Input::larger(words[0], words[w]);
+    for (int w = Pack::kWords / 2; w > 0; w /= 2)
+#pragma unroll
+      for (int i = 0; i < w; ++i) words[i] = Input::larger(words[i], words[i + w]);
     return Input::pattern(words[0]);
   }
 
-  // Codes of the packs below `count`.
-  __device__ __forceinline__ void store(uint8_t *codes, uint32_t first, uint32_t stride, uint32_t count,
+  // Codes, by the cheapest division by `scale`.
+  template <class Bound>
+  __device__ __forceinline__ void store(uint8_t *codes, uint32_t first, uint32_t stride, const Bound &bound,
                                         const Scale &scale) const {
-    if (scale.is_own()) store_with(codes, first, stride, count, DivisionByOwnScale(scale.value));
-    else store_with(codes, first, stride, count, DivisionByAnyScale(scale.value));
+    if (scale.is_own()) store_with(codes, first, stride, bound, typename Input::DivisionByOwnScale(scale.value));
+    else store_with(codes, first, stride, bound, DivisionByAnyScale(scale.value));
   }
 
-  template <class Quotient>
-  __device__ __forceinline__ void store_with(uint8_t *codes, uint32_t first, uint32_t stride, uint32_t count,
+  template <class Bound, class Quotient>
+  __device__ __forceinline__ void store_with(uint8_t *codes, uint32_t first, uint32_t stride, const Bound &bound,
                                              const Quotient &quotient) const {
 #pragma unroll
     for (int v = 0; v < kPacks; ++v)
-      if (first + v * stride < count)
-        packs[v].store(codes + static_cast<size_t>(first + v * stride) * Pack::kElements, quotient);
+      if (bound.has(first, v * stride))
+        packs[v].store(codes + bound.at(first, v * stride) * Pack::kElements, quotient);
   }
 };
 

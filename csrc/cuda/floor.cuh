@@ -16,7 +16,7 @@ template <class Pack, int kPacks>
 __global__ void __launch_bounds__(1024) cast_tiles(const void *x, uint8_t *codes, uint64_t count, float factor) {
   const uint64_t first = static_cast<uint64_t>(blockIdx.x) * blockDim.x * kPacks;
   const uint64_t left = count - first;
-  const uint32_t mine = left < blockDim.x * kPacks ? left : blockDim.x * kPacks;
+  const Below mine{static_cast<uint32_t>(left < blockDim.x * kPacks ? left : blockDim.x * kPacks)};
   Packs<Pack, kPacks> packs;
   wait_for_predecessor();
   packs.load(static_cast<const typename Pack::Storage *>(x) + first * Pack::kElements, threadIdx.x, blockDim.x, mine);

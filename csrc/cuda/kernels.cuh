@@ -7,25 +7,35 @@
 
 namespace fp8bench {
 
-constexpr int kLaneElements[] = {8, 16, 32}; // that a thread of quantize_by_lanes holds: the choices
+constexpr int kLaneElements[] = {8, 16, 32}; // that a thread of the kernels by lanes holds: the choices
 constexpr int kLaneSingles = 16;             // where vectors do not fit
 constexpr int kSingles = 8;                   // that a thread of the others holds where vectors do not fit
 constexpr int kBlockVectors[] = {1, 2, 4, 8}; // that it holds where they do: the choices
 constexpr int kTileVectors[] = {1, 2, 4};
 constexpr int kFloorVectors[] = {1, 2, 4, 8};
-constexpr int kLoopVectors = 4; // of kernels that loop
+constexpr int kLoopVectors = 4;               // of kernels that loop
+constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case, if it is not a warp
 
 struct Kernels {
   using BySegments = void (*)(Segments);
   using ByBlocks = void (*)(Segments, uint32_t);
   using Largest = void (*)(Tensor, uint32_t, uint32_t *);
   using Tiles = void (*)(Tensor, const uint32_t *, uint32_t);
+  using LargestOfRow = void (*)(const void *, uint32_t, uint32_t *);
+  using Row = void (*)(const void *, uint8_t *, float *, uint32_t, const uint32_t *, uint32_t);
   using Floor = void (*)(const void *, uint8_t *, uint64_t, float);
 
-  // For vectors, then for single elements; where there are two starts, [0]: at once, [1]: behind the loads.
-  BySegments by_lanes[2][3][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
+  // The usual case, with vectors. Of the two starts, [0] is at once, [1] behind the loads.
+  BySegments usual_by_lanes[2][2][2][kMostLanes + 1]; // start; rows, columns; kLaneElements; logarithm of lanes
+  BySegments usual_by_warps[2][3];                    // start; kLaneElements
+  ByBlocks usual_by_blocks[2][4];                     // start; kBlockVectors
+  LargestOfRow largest_of_row[3];                     // kTileVectors
+  Row row[3];
+
+  // Any case. Where there are two rows: with vectors, with single elements.
+  BySegments by_lanes[3][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
   BySegments by_lanes_singly[6];
-  ByBlocks by_blocks[2][4]; // kBlockVectors
+  ByBlocks by_blocks[4]; // kBlockVectors
   ByBlocks by_blocks_singly;
   BySegments in_two_passes[2];
   Largest largest[2];
@@ -33,40 +43,69 @@ struct Kernels {
   Floor floor[4];    // kFloorVectors
 };
 
-template <class Pack, Start kStart, int kLog> constexpr void add_lanes(Kernels &all) {
-  constexpr int kLanes = 1 << kLog;
-  auto &held = all.by_lanes[static_cast<int>(kStart)];
-  held[0][kLog] = quantize_by_lanes<Pack, kLanes, kLaneElements[0] / Pack::kElements, kStart>;
-  held[1][kLog] = quantize_by_lanes<Pack, kLanes, kLaneElements[1] / Pack::kElements, kStart>;
+template <class Pack, Start kStart, Case kCase, int kLog> constexpr void add_usual_lanes(Kernels &all) {
+  auto &held = all.usual_by_lanes[static_cast<int>(kStart)][kCase == Case::kColumns];
+  held[0][kLog] = quantize_usual_by_lanes<Pack, 1 << kLog, kLaneElements[0] / Pack::kElements, kStart, kCase>;
+  held[1][kLog] = quantize_usual_by_lanes<Pack, 1 << kLog, kLaneElements[1] / Pack::kElements, kStart, kCase>;
 }
 
-template <class Pack, Start kStart> constexpr void add_segments(Kernels &all) {
-  add_lanes<Pack, kStart, 0>(all), add_lanes<Pack, kStart, 1>(all), add_lanes<Pack, kStart, 2>(all);
-  add_lanes<Pack, kStart, 3>(all), add_lanes<Pack, kStart, 4>(all), add_lanes<Pack, kStart, 5>(all);
-  constexpr int kAt = static_cast<int>(kStart);
-  all.by_lanes[kAt][2][5] = quantize_by_lanes<Pack, kWarp, kLaneElements[2] / Pack::kElements, kStart>;
-  all.by_blocks[kAt][0] = quantize_by_blocks<Pack, kBlockVectors[0], kStart>;
-  all.by_blocks[kAt][1] = quantize_by_blocks<Pack, kBlockVectors[1], kStart>;
-  all.by_blocks[kAt][2] = quantize_by_blocks<Pack, kBlockVectors[2], kStart>;
-  all.by_blocks[kAt][3] = quantize_by_blocks<Pack, kBlockVectors[3], kStart>;
+template <class Pack, Start kStart, Case kCase> constexpr void add_all_usual_lanes(Kernels &all) {
+  add_usual_lanes<Pack, kStart, kCase, 2>(all), add_usual_lanes<Pack, kStart, kCase, 3>(all);
+  add_usual_lanes<Pack, kStart, kCase, 4>(all);
+}
+
+template <class Pack, Start kStart, int kHeld> constexpr void add_usual_warps(Kernels &all) {
+  constexpr int kPacks = kLaneElements[kHeld] / Pack::kElements;
+  all.usual_by_warps[static_cast<int>(kStart)][kHeld] =
+      quantize_usual_by_lanes<Pack, kWarp, kPacks, kStart, Case::kRows>;
+}
+
+template <class Pack, Start kStart, int kHeld> constexpr void add_usual_blocks(Kernels &all) {
+  all.usual_by_blocks[static_cast<int>(kStart)][kHeld] =
+      quantize_by_blocks<Pack, kBlockVectors[kHeld], kStart, Case::kRows>;
+}
+
+template <class Pack, Start kStart> constexpr void add_usual_segments(Kernels &all) {
+  add_all_usual_lanes<Pack, kStart, Case::kRows>(all), add_all_usual_lanes<Pack, kStart, Case::kColumns>(all);
+  add_usual_warps<Pack, kStart, 0>(all), add_usual_warps<Pack, kStart, 1>(all), add_usual_warps<Pack, kStart, 2>(all);
+  add_usual_blocks<Pack, kStart, 0>(all), add_usual_blocks<Pack, kStart, 1>(all);
+  add_usual_blocks<Pack, kStart, 2>(all), add_usual_blocks<Pack, kStart, 3>(all);
+}
+
+constexpr Start kUsualStart = Start::kBehindLoads;
+
+template <class Pack, int kLog> constexpr void add_lanes(Kernels &all) {
+  all.by_lanes[0][kLog] = quantize_by_lanes<Pack, 1 << kLog, kLaneElements[0] / Pack::kElements, kUsualStart>;
+  all.by_lanes[1][kLog] = quantize_by_lanes<Pack, 1 << kLog, kLaneElements[1] / Pack::kElements, kUsualStart>;
+}
+
+template <class Pack, int kHeld> constexpr void add_blocks(Kernels &all) {
+  all.by_blocks[kHeld] = quantize_by_blocks<Pack, kBlockVectors[kHeld], kUsualStart, Case::kAny>;
 }
 
 template <class Input> constexpr Kernels kernels_for() {
   using V = Vector<Input>;
   using S = Single<Input>;
-  constexpr Start kUsual = Start::kBehindLoads;
-  Kernels all{{},
-              // Two widths are enough for what is rare.
-              {nullptr, nullptr, quantize_by_lanes<S, 4, kLaneSingles, kUsual>, nullptr, nullptr,
-               quantize_by_lanes<S, 32, kLaneSingles, kUsual>},
-              {},
-              quantize_by_blocks<S, kSingles, kUsual>,
-              {quantize_in_two_passes<V, kLoopVectors>, quantize_in_two_passes<S, kSingles>},
-              {largest_of_tiles<V, kLoopVectors>, largest_of_tiles<S, kSingles>},
-              {{quantize_tiles<V, 1>, quantize_tiles<V, 2>, quantize_tiles<V, 4>},
-               {quantize_tiles<S, kSingles>, nullptr, nullptr}},
-              {cast_tiles<V, 1>, cast_tiles<V, 2>, cast_tiles<V, 4>, cast_tiles<V, 8>}};
-  add_segments<V, Start::kAtOnce>(all), add_segments<V, Start::kBehindLoads>(all);
+  Kernels all{};
+  add_usual_segments<V, Start::kAtOnce>(all), add_usual_segments<V, Start::kBehindLoads>(all);
+  all.largest_of_row[0] = largest_of_row<V, 1>, all.row[0] = quantize_row<V, 1>;
+  all.largest_of_row[1] = largest_of_row<V, 2>, all.row[1] = quantize_row<V, 2>;
+  all.largest_of_row[2] = largest_of_row<V, 4>, all.row[2] = quantize_row<V, 4>;
+
+  add_lanes<V, 0>(all), add_lanes<V, 1>(all), add_lanes<V, 2>(all);
+  add_lanes<V, 3>(all), add_lanes<V, 4>(all), add_lanes<V, 5>(all);
+  all.by_lanes[2][5] = quantize_by_lanes<V, kWarp, kLaneElements[2] / V::kElements, kUsualStart>;
+  all.by_lanes_singly[2] = quantize_by_lanes<S, 4, kLaneSingles, kUsualStart>; // two widths are enough
+  all.by_lanes_singly[5] = quantize_by_lanes<S, kWarp, kLaneSingles, kUsualStart>;
+  add_blocks<V, 0>(all), add_blocks<V, 1>(all), add_blocks<V, 2>(all), add_blocks<V, 3>(all);
+  all.by_blocks_singly = quantize_by_blocks<S, kSingles, kUsualStart, Case::kAny>;
+  all.in_two_passes[0] = quantize_in_two_passes<V, kLoopVectors>;
+  all.in_two_passes[1] = quantize_in_two_passes<S, kSingles>;
+  all.largest[0] = largest_of_tiles<V, kLoopVectors>, all.largest[1] = largest_of_tiles<S, kSingles>;
+  all.tiles[0][0] = quantize_tiles<V, 1>, all.tiles[0][1] = quantize_tiles<V, 2>;
+  all.tiles[0][2] = quantize_tiles<V, 4>, all.tiles[1][0] = quantize_tiles<S, kSingles>;
+  all.floor[0] = cast_tiles<V, 1>, all.floor[1] = cast_tiles<V, 2>;
+  all.floor[2] = cast_tiles<V, 4>, all.floor[3] = cast_tiles<V, 8>;
   return all;
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMostHidden = int64_t{1} << 30;   // elements of a token
 constexpr int64_t kMostSegments = int64_t{1} << 30; // of a launch; more tokens take several
+constexpr uint64_t kMostUsual = uint64_t{1} << 31;  // packs of a launch in the usual case
 constexpr int kFloorThreads[] = {64, 128, 256, 512, 1024};
 
 thread_local char last_error[256] = "";
@@ -57,7 +58,7 @@ const void *first_read(const fp8bench_args &args) { return args.x != nullptr ? a
 // ---- One scale for every segment of a token -----------------------------------------------------------------
 
 // A launch over `tokens` tokens from `token` on.
-Segments segments_of(const fp8bench_args &args, int64_t token, int64_t tokens) {
+Segments segments_of(const fp8bench_args &args, bool vectors, int64_t token, int64_t tokens) {
   const int64_t length = args.group > 0 ? args.group : args.hidden;
   const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
   const int64_t scale = token * (args.column_major ? 1 : groups);
@@ -71,9 +72,18 @@ Segments segments_of(const fp8bench_args &args, int64_t token, int64_t tokens) {
   all.scale_stride = args.column_major && args.tokens > 1 ? args.tokens : 0; // of one token, both orders are one
   all.tokens = static_cast<uint32_t>(tokens);
   all.length = static_cast<uint32_t>(length);
+  all.packs = static_cast<uint32_t>(length / elements_of_pack(args, vectors));
+  all.last = static_cast<uint32_t>(tokens * groups - 1);
   all.groups = Size(static_cast<uint32_t>(groups));
   all.ue8m0 = args.ue8m0;
   return all;
+}
+
+// Whether the kernels for the usual case will do, which know no options, gaps, single elements or 64-bit offsets.
+bool is_usual(const fp8bench_args &args, bool vectors) {
+  const bool options = args.scale_in != nullptr || args.scale_ub != nullptr || args.ue8m0 != 0;
+  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, true);
+  return vectors && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
 }
 
 cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
@@ -81,18 +91,21 @@ cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool
   const Stream stream(args, machine);
   const Forced forced(args);
   const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
-  const int64_t vector = elements_of_pack(args, vectors);
-  const bool groups = all.length <= kSmallestBlocks;
-  const int start = static_cast<int>(choose_start(segments * all.length, groups, machine, forced));
+  const bool usual = is_usual(args, vectors), columns = all.scale_stride != 0;
   if (choose_warp(segments, all.length, vectors, machine, forced)) {
-    const Choice choice =
-        choose_lanes(all.tokens, all.groups.size(), all.length, vector, all.scale_stride != 0, machine, forced);
-    const auto *row = vectors ? kernels.by_lanes[start][choice.held] : kernels.by_lanes_singly;
-    return launch(row[choice.kernel], choice.grid, stream, all);
+    const Choice choice = choose_lanes(all.tokens, all.groups.size(), all.length,
+                                       elements_of_pack(args, vectors), columns, machine, forced);
+    auto kernel = vectors ? kernels.by_lanes[choice.held][choice.kernel] : kernels.by_lanes_singly[choice.kernel];
+    if (usual && !columns && choice.kernel == 5) kernel = kernels.usual_by_warps[choice.start][choice.held];
+    else if (usual && choice.full && choice.kernel >= kFewestLanes && choice.kernel <= kMostLanes)
+      kernel = kernels.usual_by_lanes[choice.start][columns][choice.held][choice.kernel];
+    return launch(kernel, choice.grid, stream, all);
   }
-  const Choice choice = choose_blocks(segments, all.length / vector, vectors, 1, machine, forced);
+  const Choice choice = choose_blocks(segments, all.packs, vectors, 1, machine, forced);
   if (choice.possible) {
-    const auto kernel = vectors ? kernels.by_blocks[start][choice.kernel] : kernels.by_blocks_singly;
+    const auto kernel = usual && !columns ? kernels.usual_by_blocks[choice.start][choice.kernel]
+                        : vectors         ? kernels.by_blocks[choice.kernel]
+                                          : kernels.by_blocks_singly;
     return launch(kernel, choice.grid, stream, all, 1u);
   }
   return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
@@ -102,9 +115,10 @@ int quantize_segments(const fp8bench_args &args, const Machine &machine) {
   const int64_t length = args.group > 0 ? args.group : args.hidden;
   const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
   const int64_t most_tokens = kMostSegments / std::max<int64_t>(groups, 1);
+  const bool vectors = vectors_fit(args, length);
   for (int64_t token = 0; token < args.tokens && groups > 0; token += most_tokens) {
-    const Segments all = segments_of(args, token, std::min(most_tokens, args.tokens - token));
-    if (cudaError_t error = launch_segments(args, all, vectors_fit(args, length), machine)) return finish(error);
+    const Segments all = segments_of(args, vectors, token, std::min(most_tokens, args.tokens - token));
+    if (cudaError_t error = launch_segments(args, all, vectors, machine)) return finish(error);
   }
   return finish(cudaSuccess);
 }
@@ -146,6 +160,20 @@ cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &
                 static_cast<const uint32_t *>(args.workspace), maxima);
 }
 
+// Both kernels of the usual case.
+cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &tiles, const Machine &machine) {
+  const Kernels &kernels = kernels_of(args);
+  const Stream stream(args, machine);
+  auto *maxima = static_cast<uint32_t *>(args.workspace);
+  const Choice choice = choose_row_maxima(packs, machine, Forced(args));
+  if (cudaError_t error = launch(kernels.largest_of_row[choice.kernel], choice.grid, stream, args.x, packs, maxima))
+    return error;
+  const auto share = static_cast<uint64_t>(kTileVectors[tiles.kernel]) * tiles.grid.threads;
+  const Grid grid{static_cast<unsigned>(divide_up(packs, share)), tiles.grid.threads};
+  return launch(kernels.row[tiles.kernel], grid, stream, args.x, args.codes, args.scales, packs, maxima,
+                choice.grid.blocks);
+}
+
 // The whole tensor as one segment, which `cluster` blocks hold in registers.
 cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine) {
   Segments all{};
@@ -153,10 +181,12 @@ cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Ch
   all.codes = args.codes, all.scales = args.scales, all.scale_ub = args.scale_ub;
   all.tokens = 1;
   all.length = static_cast<uint32_t>(args.tokens * args.hidden);
+  all.packs = static_cast<uint32_t>(all.length / elements_of_pack(args, vectors));
   all.ue8m0 = args.ue8m0;
-  const int start = static_cast<int>(choose_start(all.length, false, machine, Forced(args)));
   const Kernels &kernels = kernels_of(args);
-  const auto kernel = vectors ? kernels.by_blocks[start][choice.kernel] : kernels.by_blocks_singly;
+  const auto kernel = is_usual(args, vectors) ? kernels.usual_by_blocks[choice.start][choice.kernel]
+                      : vectors               ? kernels.by_blocks[choice.kernel]
+                                              : kernels.by_blocks_singly;
   return launch(kernel, choice.grid, Stream(args, machine), all, choice.grid.cluster);
 }
 
@@ -174,6 +204,7 @@ int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
   const Choice choice = choose_tiles(packs, vectors, machine, forced);
   if (!choice.possible) return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
   if (!given && args.workspace == nullptr) return refuse(FP8BENCH_BAD_ARGUMENT, "workspace is null");
+  if (is_usual(args, vectors)) return finish(launch_row(args, static_cast<uint32_t>(packs), choice, machine));
   unsigned maxima = 0;
   if (!given)
     if (cudaError_t error = launch_largest(args, vectors, machine, maxima)) return finish(error);

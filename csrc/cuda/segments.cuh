@@ -1,9 +1,12 @@
 // One scale for every segment: `length` neighbouring elements of a token (a group, or the whole token).
 //
-// Three kernels, by how many threads share a segment: some lanes of a warp, a block or cluster, or a block that
-// passes twice over a segment too long for its registers. All others read every element once, keep it in registers,
-// agree on the largest magnitude, and write scale and codes.
+// By how many threads share a segment: some lanes of a warp, a block or cluster, or a block that passes twice over a
+// segment too long for its registers. All but the last read every element once, keep it in registers, agree on the
+// largest magnitude, and write scale and codes. Lanes and blocks have a form for the usual case, with half as many
+// instructions: large inputs are bound by those.
 #pragma once
+
+#include <type_traits>
 
 #include "device.cuh"
 #include "elements.cuh"
@@ -22,9 +25,16 @@ struct Segments {
   int64_t scale_stride;  // column-major: between groups; 0: row-major
   uint32_t tokens;
   uint32_t length; // elements
+  uint32_t packs;  // of a segment
+  uint32_t last;   // segment
   Size groups;     // of a token
   bool ue8m0;
 };
+
+// What a kernel is compiled for. kRows, kColumns: the usual case, in which many instructions are spared: dynamic scales
+// without bound that are no powers of two, tokens one behind the other, fewer than 2^31 packs; the scales row- or
+// column-major. kAny: everything.
+enum class Case { kAny, kRows, kColumns };
 
 struct Segment {
   uint32_t token, group;
@@ -49,12 +59,13 @@ static __device__ __forceinline__ Segment segment_of(uint32_t number, const Segm
 }
 
 // The scale of elements whose largest magnitude is `pattern`; the `writer` among the threads stores it.
-template <class Input>
+template <Case kCase, class Input>
 static __device__ __forceinline__ Scale computed_scale(uint32_t pattern, const Segments &all, int64_t at,
                                                        bool writer) {
-  const float scale = dynamic_scale(Input::value(pattern), all.scale_ub, all.ue8m0);
+  const float *bound = kCase == Case::kAny ? all.scale_ub : nullptr;
+  const float scale = dynamic_scale(Input::value(pattern), bound, kCase == Case::kAny && all.ue8m0);
   if (writer) all.scales[at] = scale;
-  return {scale, all.scale_ub == nullptr};
+  return {scale, bound == nullptr};
 }
 
 constexpr int kMostLaneThreads = 256; // of a block of quantize_by_lanes
@@ -71,20 +82,49 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
   if (all.scale_stride != 0) segment.token = segment.token * kTeams + team;
 
   const bool inside = segment.token < all.tokens; // the others help to reduce
-  const uint32_t count = inside ? all.length / Pack::kElements : 0;
+  const Below bound{inside ? all.packs : 0};
   Packs<Pack, kPacks> packs;
   const auto *x = segment.x<typename Pack::Storage>(all);
   wait_for_predecessor(x);
-  packs.load(x, lane, kLanes, count);
+  packs.load(x, lane, kLanes, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
     const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
-    scale = computed_scale<typename Pack::Input>(largest, all, segment.scale(all), inside && lane == 0);
+    scale = computed_scale<Case::kAny, typename Pack::Input>(largest, all, segment.scale(all), inside && lane == 0);
   } else if (inside) {
     scale.value = all.scale_in[segment.scale(all)];
   }
-  packs.store(segment.codes(all), lane, kLanes, count, scale);
+  packs.store(segment.codes(all), lane, kLanes, bound, scale);
+}
+
+// The usual case of the same. Teams beyond the last segment or token do its work once more, so that nobody asks. A
+// team of less than a warp has as many lanes and packs as fit its segment.
+template <class Pack, int kLanes, int kPacks, Start kStart, Case kCase>
+__global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(const __grid_constant__ Segments all) {
+  constexpr uint32_t kTeams = kWarp / kLanes;
+  constexpr bool kFull = kLanes < kWarp;
+  let_successor_start_at<kStart, Start::kAtOnce>();
+  const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % kLanes;
+  uint32_t number = min(thread / kLanes, all.last), scale_at = number; // of the segment
+  if constexpr (kCase == Case::kColumns) {
+    Segment segment = segment_of(thread / kWarp, all);
+    segment.token = min(segment.token * kTeams + threadIdx.x % kWarp / kLanes, all.tokens - 1);
+    number = segment.token * all.groups.size() + segment.group;
+    scale_at = segment.group * all.tokens + segment.token;
+  }
+  const size_t offset = static_cast<size_t>(number) * (kFull ? kLanes * kPacks * Pack::kElements : all.length) +
+                        (kFull ? lane * Pack::kElements : 0);
+  const uint32_t first = kFull ? 0 : lane;
+  const auto *x = static_cast<const typename Pack::Storage *>(all.x) + offset;
+  const std::conditional_t<kFull, All, UpTo> bound{all.packs - 1};
+  Packs<Pack, kPacks> packs;
+  wait_for_predecessor(x);
+  packs.load(x, first, kLanes, bound);
+  let_successor_start_at<kStart, Start::kBehindLoads>();
+  const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
+  const Scale scale = computed_scale<kCase, typename Pack::Input>(largest, all, scale_at, lane == 0);
+  packs.store(all.codes + offset, first, kLanes, bound, scale);
 }
 
 // Largest magnitude over the block, or over the cluster that shares the segment.
@@ -98,8 +138,10 @@ static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t 
 
 // A block a segment, or a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with a share of
 // its packs.
-template <class Pack, int kPacks, Start kStart>
+template <class Pack, int kPacks, Start kStart, Case kCase>
 __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
+  constexpr bool kUsual = kCase != Case::kAny;
+  using Storage = typename Pack::Storage;
   let_successor_start_at<kStart, Start::kAtOnce>();
   uint32_t number = blockIdx.x, rank = 0;
 #if __CUDA_ARCH__ >= 900
@@ -108,22 +150,24 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
     number = cluster_number(), rank = cluster_rank();
   }
 #endif
-  const Segment segment = segment_of(number, all);
-  const uint32_t count = all.length / Pack::kElements;
+  const Segment segment = kUsual ? Segment{number, 0} : segment_of(number, all);
   const uint32_t first = rank * kPacks * blockDim.x + threadIdx.x;
+  const std::conditional_t<kUsual, UpTo, Below> bound{kUsual ? all.packs - 1 : all.packs};
+  const size_t offset = static_cast<size_t>(number) * all.length;
+  const Storage *x = kUsual ? static_cast<const Storage *>(all.x) + offset : segment.x<Storage>(all);
   Packs<Pack, kPacks> packs;
-  const auto *x = segment.x<typename Pack::Storage>(all);
   wait_for_predecessor(x);
-  packs.load(x, first, blockDim.x, count);
+  packs.load(x, first, blockDim.x, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
-  if (all.scale_in == nullptr) {
+  if (kUsual || all.scale_in == nullptr) {
     const uint32_t largest = max_of_team(packs.largest(), cluster);
-    scale = computed_scale<typename Pack::Input>(largest, all, segment.scale(all), first == 0);
+    const int64_t at = kUsual ? number : segment.scale(all);
+    scale = computed_scale<kCase, typename Pack::Input>(largest, all, at, first == 0);
   } else {
     scale.value = all.scale_in[segment.scale(all)];
   }
-  packs.store(segment.codes(all), first, blockDim.x, count, scale);
+  packs.store(kUsual ? all.codes + offset : segment.codes(all), first, blockDim.x, bound, scale);
 }
 
 // A block a segment, however long: it reads every element twice, the second time from a cache if it fits there.
@@ -132,24 +176,24 @@ __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_cons
   using Input = typename Pack::Input;
   const Segment segment = segment_of(blockIdx.x, all);
   const typename Pack::Storage *x = segment.x<typename Pack::Storage>(all);
-  const uint32_t count = all.length / Pack::kElements, step = blockDim.x * kPacks;
+  const uint32_t count = all.packs, step = blockDim.x * kPacks;
   Packs<Pack, kPacks> packs;
   wait_for_predecessor();
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
     uint32_t largest = 0;
     for (uint32_t first = threadIdx.x; first < count; first += step) {
-      packs.load(x, first, blockDim.x, count);
+      packs.load(x, first, blockDim.x, Below{count});
       largest = max(largest, packs.largest());
     }
-    scale = computed_scale<Input>(max_of_team(largest, 1), all, segment.scale(all), threadIdx.x == 0);
+    scale = computed_scale<Case::kAny, Input>(max_of_team(largest, 1), all, segment.scale(all), threadIdx.x == 0);
   } else {
     scale.value = all.scale_in[segment.scale(all)];
   }
   let_successor_start();
   for (uint32_t first = threadIdx.x; first < count; first += step) {
-    packs.load(x, first, blockDim.x, count);
-    packs.store(segment.codes(all), first, blockDim.x, count, scale);
+    packs.load(x, first, blockDim.x, Below{count});
+    packs.store(segment.codes(all), first, blockDim.x, Below{count}, scale);
   }
 }
 

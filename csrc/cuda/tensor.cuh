@@ -8,6 +8,8 @@
 
 namespace fp8bench {
 
+constexpr int kMostMaximaThreads = 512; // of a block that looks for the largest magnitude in a row
+
 // A tensor whose tokens lie one behind the other is one long row.
 struct Tensor {
   const void *x;
@@ -50,10 +52,28 @@ __global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__
   for (uint32_t number = blockIdx.x; number < tiles; number += gridDim.x) {
     const Tile mine = tile_of<Pack>(number, tile, tensor);
     for (uint32_t first = threadIdx.x; first < mine.count; first += blockDim.x * kPacks) {
-      packs.load(x + mine.x, first, blockDim.x, mine.count);
+      packs.load(x + mine.x, first, blockDim.x, Below{mine.count});
       largest = max(largest, packs.largest());
     }
   }
+  largest = max_of_block(largest, slots);
+  if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
+}
+
+// The usual case of the same: one row of `packs` packs, fewer than 2^31. All blocks step over it together.
+template <class Pack, int kPacks>
+__global__ void __launch_bounds__(kMostMaximaThreads) largest_of_row(const void *x, uint32_t packs, uint32_t *maxima) {
+  __shared__ uint32_t slots[kMostWarps];
+  const uint32_t step = blockDim.x * kPacks;
+  uint32_t first = blockIdx.x * step + threadIdx.x, largest = 0;
+  Packs<Pack, kPacks> mine;
+  wait_for_predecessor();
+  let_successor_start(); // behind the wait: the second kernel reads x before its own
+  do {
+    mine.load(static_cast<const typename Pack::Storage *>(x), first, blockDim.x, UpTo{packs - 1});
+    largest = max(largest, mine.largest());
+    first += gridDim.x * step;
+  } while (first < packs);
   largest = max_of_block(largest, slots);
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
@@ -81,7 +101,7 @@ __global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ T
   Packs<Pack, kPacks> packs;
   Scale scale{1.0f, false};
   if (tensor.scale_in == nullptr) {
-    packs.load(x, threadIdx.x, blockDim.x, tile.count);
+    packs.load(x, threadIdx.x, blockDim.x, Below{tile.count});
     let_successor_start();
     wait_for_predecessor();
     const float absmax = Pack::Input::value(max_of_array(maxima, maxima_count));
@@ -90,10 +110,26 @@ __global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ T
   } else {
     wait_for_predecessor();
     scale.value = *tensor.scale_in;
-    packs.load(x, threadIdx.x, blockDim.x, tile.count);
+    packs.load(x, threadIdx.x, blockDim.x, Below{tile.count});
     let_successor_start();
   }
-  packs.store(tensor.codes + tile.codes, threadIdx.x, blockDim.x, tile.count, scale);
+  packs.store(tensor.codes + tile.codes, threadIdx.x, blockDim.x, Below{tile.count}, scale);
+}
+
+// The usual case of the same, behind largest_of_row: one row of `packs` packs, no bound, no power of two.
+template <class Pack, int kPacks>
+__global__ void __launch_bounds__(1024) quantize_row(const void *x, uint8_t *codes, float *scales, uint32_t packs,
+                                                     const uint32_t *maxima, uint32_t maxima_count) {
+  const uint32_t first = (gridDim.x - 1 - blockIdx.x) * blockDim.x * kPacks + threadIdx.x;
+  const UpTo bound{packs - 1};
+  Packs<Pack, kPacks> mine;
+  mine.load(static_cast<const typename Pack::Storage *>(x), first, blockDim.x, bound);
+  let_successor_start();
+  wait_for_predecessor();
+  const float absmax = Pack::Input::value(max_of_array(maxima, maxima_count));
+  const Scale scale{dynamic_scale(absmax, nullptr, false), true};
+  if (first == 0) *scales = scale.value;
+  mine.store(codes, first, blockDim.x, bound, scale);
 }
 
 } // namespace fp8bench

@@ -32,6 +32,7 @@ struct uint4 {
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 using std::max;
+using std::min;
 
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 
@@ -121,8 +122,8 @@ inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
 namespace fp8bench {
 
 inline uint32_t larger_halves(uint32_t a, uint32_t b, uint32_t infinity) {
-  const uint32_t low = emulation::larger_half(a & 0xFFFF, b & 0xFFFF, infinity);
-  return low | emulation::larger_half(a >> 16, b >> 16, infinity) << 16;
+  const uint32_t low = emulation::larger_half(a & 0x7FFF, b & 0x7FFF, infinity);
+  return low | emulation::larger_half(a >> 16 & 0x7FFF, b >> 16 & 0x7FFF, infinity) << 16;
 }
 inline uint32_t larger_halves_bf16(uint32_t a, uint32_t b) { return larger_halves(a, b, 0x7F80); }
 inline uint32_t larger_halves_f16(uint32_t a, uint32_t b) { return larger_halves(a, b, 0x7C00); }
