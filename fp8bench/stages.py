@@ -448,7 +448,8 @@ def _judge(night: _Night) -> None:
     prepared, screened = run.prepared(), run.screened() if run.screen.is_file() else None
     recorded = earlier.recorded_times(nights, prepared)
     measured = (run.timed(), run.raw_samples())
-    found = verdicts.judge(prepared, run.built(), run.checked(), *measured, night.config.verdicts, screened, recorded)
+    settings, timing = night.config.verdicts, night.config.timing
+    found = verdicts.judge(prepared, run.built(), run.checked(), *measured, settings, screened, recorded, timing)
     records.write(_continued(found, prepared, nights), run.verdicts)
 
 

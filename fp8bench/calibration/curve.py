@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy.special import betaincinv
 
 from .. import stats
-from ..config import VerdictSettings
+from ..config import TimingSettings, VerdictSettings
 from ..records import Record
 from ..screening import family_of
-from ..verdicts.power import Power, tonight
+from ..verdicts.power import Power
 from .resample import Outcome, Pool, Rules, moved_nights, nights
 from .sources import Source
 
@@ -22,6 +22,7 @@ Progress = Callable[[str, int, int], None]  # what, done, total
 ENOUGH = 1 / 300  # a mail without a cause in more nights than this, and people stop reading them
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the margin in the settings: what else could be chosen
 COVERED = (3, 6, 12)  # launches whose intervals are counted
+SPENT_ON = 0.005  # ratio - 1 by which the stop rule is compared with a fixed number of launches
 INTERVALS = 4000  # a number of launches and a cache regime, at least
 
 
@@ -33,9 +34,8 @@ class Plan:
     moved_nights: int = 300  # an effect
     cells: int = 900  # a night
     effects: tuple[float, ...] = (0.003, 0.005, 0.01, 0.02, 0.05)  # ratios - 1
-    screening: int = 6  # launches
-    confirming: int = 12
     seed: int = 1
+    timing: TimingSettings = field(default_factory=TimingSettings)
 
 
 class Rate(Record):
@@ -68,6 +68,17 @@ class Caught(Record):
     others: Rate  # nights in which another family was accused as well
 
 
+class Spent(Record):
+    """What launches buy, at the margin in the settings: with the stop rule, or always all of them."""
+
+    stops: bool
+    launches: float  # of single cells, in a night without a change
+    mails: Rate  # in nights without a change
+    effect: float  # ratio - 1 of the one family that is slower
+    caught: Rate
+    cells: float
+
+
 class Coverage(Record):
     """How often the interval of so many launches holds what it should, a cell each."""
 
@@ -93,14 +104,15 @@ class Characteristic(Record):
     proposed_margin: float | None  # the smallest tried that meets the bound; None: none does
     alarms: tuple[FalseAlarms, ...]
     power: tuple[Caught, ...]
+    spending: tuple[Spent, ...]
     coverage: tuple[Coverage, ...]
 
 
 def characterise(source: Source, settings: VerdictSettings, plan: Plan, progress: Progress) -> Characteristic:
     """Resample `source` into nights, and count. Takes about 20 ms a night of 900 cells."""
     pool, margin = Pool.of(source.effects, plan.cells), settings.margin(source.device)
-    rules = [Rules(settings, factor * margin, plan.screening, plan.confirming) for factor in FACTORS]
-    total = len(rules) * plan.nights + len(plan.effects) * plan.moved_nights
+    rules = [Rules(settings, factor * margin, plan.timing) for factor in FACTORS]
+    total = (len(rules) + 2) * plan.nights + (len(plan.effects) + 2) * plan.moved_nights
     count = _Counter(progress, total)
     alarms = [_false_alarms(source, pool, rule, plan, count) for rule in rules]
     power = [_caught(pool, rules[FACTORS.index(1.0)], plan, effect, count) for effect in plan.effects]
@@ -113,12 +125,13 @@ def characterise(source: Source, settings: VerdictSettings, plan: Plan, progress
         deviation=_by_regime(source.effects.std(), 0.9),
         bias=_by_regime(source.effects.mean().abs(), 1.0),
         plan={"nights": plan.nights, "moved_nights": plan.moved_nights, "cells": len(pool.cells), "seed": plan.seed}
-        | {"screening_launches": plan.screening, "confirming_launches": plan.confirming},
+        | {"screening_launches": plan.timing.launches, "confirming_launches": plan.timing.confirm_launches},
         margin=margin,
         margin_spread=settings.margin_spread,
         proposed_margin=min(good, default=None),
         alarms=tuple(alarms),
         power=tuple(power),
+        spending=tuple(_spent(pool, settings, margin, plan, stops, count) for stops in (False, True)),
         coverage=tuple(_coverage(source, settings, plan.seed)),
     )
 
@@ -145,13 +158,27 @@ def rate(count: int, of: int) -> Rate:
 def _false_alarms(source: Source, pool: Pool, rules: Rules, plan: Plan, count: _Counter) -> FalseAlarms:
     found = [count(outcome) for outcome in nights(pool, rules, plan.nights, plan.seed)]
     chosen = float(np.mean([len(outcome.chosen.cells) for outcome in found]))
-    power = tonight(rules.settings, rules.margin, rules.screening, rules.confirming, round(chosen) + 1)
+    power = Power(rules.settings, rules.timing, rules.margin, round(chosen) + 1)
     return FalseAlarms(
         margin=rules.margin,
         mails=rate(sum(bool(outcome.accused) for outcome in found), len(found)),
         screened=chosen,
         families=float(np.mean([len(outcome.chosen.families) for outcome in found])),
         mde=_detectable(source.effects, power),
+    )
+
+
+def _spent(pool: Pool, settings: VerdictSettings, margin: float, plan: Plan, stops: bool, count: _Counter) -> Spent:
+    rules = Rules(settings, margin, plan.timing, stops)
+    found = [count(outcome) for outcome in nights(pool, rules, plan.nights, plan.seed + 4)]
+    caught = _caught(pool, rules, plan, SPENT_ON, count)
+    return Spent(
+        stops=stops,
+        launches=float(np.mean([sum(outcome.launches) for outcome in found])),
+        mails=rate(sum(bool(outcome.accused) for outcome in found), len(found)),
+        effect=SPENT_ON,
+        caught=caught.caught,
+        cells=caught.cells,
     )
 
 

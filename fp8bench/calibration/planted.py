@@ -72,7 +72,7 @@ def look_at(path: Path, settings: VerdictSettings, plan: Plan) -> Planted:
 
 def _drawn(pool: Pool, settings: VerdictSettings, plan: Plan, device: str) -> Counter[str]:
     """How many of the drawn nights accuse each family."""
-    rules = Rules(settings, settings.margin(device), plan.screening, plan.confirming)
+    rules = Rules(settings, settings.margin(device), plan.timing)
     drawn = nights(pool, rules, plan.moved_nights, plan.seed + 3)
     return Counter(family for outcome in drawn for family in outcome.accused)
 

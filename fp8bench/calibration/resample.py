@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..config import VerdictSettings
+from ..config import TimingSettings, VerdictSettings
 from ..records import Screened, Verdict
 from ..screening import Screen, family_of, screen
 from ..stats import Floats
 from ..verdicts.decisions import Decisions, Launches, decide
+from .spending import confirmed, screened
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Rules:
 
     settings: VerdictSettings
     margin: float
-    screening: int  # launches
-    confirming: int
+    timing: TimingSettings
+    stops: bool = True  # cells that are known precisely enough get no more launches
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Outcome:
 
     chosen: Screen
     decisions: Decisions
+    launches: tuple[int, int]  # of single cells, spent on screening and on confirming
 
     @property
     def cells(self) -> set[str]:
@@ -101,22 +103,26 @@ def _regressed(decided: Mapping[str, object]) -> set[str]:
 
 
 def judge_night(first: pd.DataFrame, second: pd.DataFrame, rules: Rules) -> Outcome:
-    """A night as it is judged.
+    """A night as it is spent and judged.
 
     first: effects of the screening launches. second: of the confirming ones, of which the screen chooses.
     """
+    if rules.stops:
+        first = screened(first, rules.margin, rules.timing)
     chosen = screen(first, rules.settings, (), rules.margin)
-    screened = Screened(cells=chosen.cells, families=chosen.families)
-    launches = Launches(first, second[list(chosen.cells)])
-    return Outcome(chosen, decide(launches, screened, rules.settings, rules.margin))
+    second = second[list(chosen.cells)]
+    if rules.stops:
+        second = confirmed(second, rules.margin, rules.timing)
+    passed = Screened(cells=chosen.cells, families=chosen.families)
+    decisions = decide(Launches(first, second), passed, rules.settings, rules.margin)
+    return Outcome(chosen, decisions, (int(first.notna().sum().sum()), int(second.notna().sum().sum())))
 
 
 def nights(pool: Pool, rules: Rules, count: int, seed: int) -> Iterator[Outcome]:
     """So many nights in which nothing changed."""
     generator = np.random.default_rng(seed)
     for _ in range(count):
-        first, second = pool.draw(rules.screening, generator), pool.draw(rules.confirming, generator)
-        yield judge_night(first, second, rules)
+        yield judge_night(*_drawn(pool, rules, generator), rules)
 
 
 def moved_nights(
@@ -126,6 +132,12 @@ def moved_nights(
     generator = np.random.default_rng(seed)
     for number in range(count):
         family = families[number % len(families)]
-        first, second = pool.draw(rules.screening, generator), pool.draw(rules.confirming, generator)
         shift = pool.shifts(family, effect)
+        first, second = _drawn(pool, rules, generator)
         yield family, judge_night(first + shift, second + shift, rules)
+
+
+def _drawn(pool: Pool, rules: Rules, generator: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Launches enough for a screen and a confirmation."""
+    timing = rules.timing
+    return pool.draw(timing.launches, generator), pool.draw(timing.confirm_launches, generator)

@@ -10,7 +10,12 @@ from .planted import Planted
 
 def markdown(found: Characteristic, planted: Sequence[Planted] = ()) -> str:
     """All tables of `calibration.md`."""
-    return "\n".join([*_head(found), *_alarms(found), *_power(found), *_coverage(found), *_planted(planted)]) + "\n"
+    return (
+        "\n".join(
+            [*_head(found), *_alarms(found), *_power(found), *_spending(found), *_coverage(found), *_planted(planted)]
+        )
+        + "\n"
+    )
 
 
 def _head(found: Characteristic) -> Iterator[str]:
@@ -82,6 +87,26 @@ def _power(found: Characteristic) -> Iterator[str]:
         for entry in found.power
     )
     yield from _table(["effect", "nights caught", "by its geometric mean", "of its cells", "another accused"], rows)
+
+
+def _spending(found: Characteristic) -> Iterator[str]:
+    yield f"## What launches buy, margin {_percent(found.margin)}"
+    yield ""
+    yield "Launches of single cells, in a night without a change: a cell that is known precisely enough gets no more."
+    yield ""
+    rows = (
+        [
+            "with the stop rule" if entry.stops else "always all",
+            f"{entry.launches:,.0f}",
+            _rate(entry.mails),
+            _rate(entry.caught),
+            f"{entry.cells:.0%}",
+        ]
+        for entry in found.spending
+    )
+    effect = f"{found.spending[0].effect:+.1%}"
+    heads = ["launches", "a night", "nights with a mail", f"one family at {effect} caught", "of its cells"]
+    yield from _table(heads, rows)
 
 
 def _coverage(found: Characteristic) -> Iterator[str]:

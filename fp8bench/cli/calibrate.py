@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
         moved_nights=args.moved_nights,
         cells=args.cells,
         seed=args.seed,
-        screening=config.timing.launches,
-        confirming=config.timing.confirm_launches,
+        timing=config.timing,
     )
     source = calibration.read_sources(_sources(args.sources, config.runs_dir), args.device)
     with Reporter() as progress:

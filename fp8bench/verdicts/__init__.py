@@ -18,7 +18,7 @@ from statistics import median
 
 import pandas as pd
 
-from ..config import VerdictSettings
+from ..config import TimingSettings, VerdictSettings
 from ..records import BuildReport, CellVerdict, CheckReport, Prepared, Screened, Shift, TimingReport, Verdict, Verdicts
 from .backends import exit_code, judge_backend, night_sentence
 from .causes import TOLD, find_causes, suspects_of
@@ -27,7 +27,7 @@ from .continuity import continued
 from .decisions import change, decide, direction, is_relevant, is_significant, loudest
 from .evidence import BROKEN, Evidence
 from .families import judge_families
-from .power import Power, tonight
+from .power import Power
 from .shifts import find_shifts
 from .speedups import speedups
 from .validity import arm_result, invalidated, throttled_share, why_invalid
@@ -46,8 +46,6 @@ __all__ = [
     "throttled_share",
 ]
 
-CONFIRM_LAUNCHES = 12  # that a confirmation spends, where the night had nothing to confirm
-
 
 def judge(
     prepared: Prepared,
@@ -58,6 +56,7 @@ def judge(
     settings: VerdictSettings,
     screened: Screened | None = None,
     recorded: Mapping[str, float] | None = None,
+    timing: TimingSettings | None = None,
 ) -> Verdicts:
     """Judge a night by itself; `continued` sets it against the night before. Neither depends on the order of rows.
 
@@ -65,14 +64,16 @@ def judge(
     samples: raw blocks in the columns of `records.SAMPLE_COLUMNS`; without a phase, they are of the screen.
     screened: what the screen let through; None when there was none, and the screening launches decide alone.
     recorded: microseconds a call of the baseline build by cell, as measured on the night it was accepted from.
+    timing: how the night was spent; it says what effects could be seen, and decides nothing.
     """
     if "phase" not in samples:
         samples = samples.assign(phase="screen")
+    timing = timing or TimingSettings()
     night = Evidence(prepared, built, checked, timed, samples, settings, screened)
     decided = decide(night.launches, screened, settings, night.margin)
     arm = night.effects("aa")
-    cells = judge_cells(night, decided.cells, _power(night, len(screened.cells) if screened else None))
-    power = _power(night, len(screened.families) if screened else None)
+    cells = judge_cells(night, decided.cells, _power(night, timing, len(screened.cells) if screened else None))
+    power = _power(night, timing, len(screened.families) if screened else None)
     families = judge_families(cells, decided.families, power)
     if reason := why_invalid(night, arm):
         cells = [cell.model_copy(update=invalidated(cell.verdict, reason)) for cell in cells]
@@ -99,13 +100,12 @@ def _shifts(night: Evidence, cells: Sequence[CellVerdict], recorded: Mapping[str
     return find_shifts(cells, recorded, night.prepared.baseline_run, night.settings.shift(night.device))
 
 
-def _power(night: Evidence, hypotheses: int | None) -> Power:
+def _power(night: Evidence, timing: TimingSettings, hypotheses: int | None) -> Power:
     """hypotheses: that were screened tonight; None: there was no screen, and all cells are tested together."""
-    screening, confirming = night.launches.screening, night.launches.confirming
+    confirms = hypotheses is not None
     if hypotheses is None:
-        tested = screening.shape[1] - sum(cell in night.controls for cell in screening)
-        return tonight(night.settings, night.margin, len(screening), 0, tested)
-    return tonight(night.settings, night.margin, len(screening), len(confirming) or CONFIRM_LAUNCHES, hypotheses)
+        hypotheses = sum(cell not in night.controls for cell in night.launches.screening)
+    return Power(night.settings, timing, night.margin, hypotheses, confirms)
 
 
 def _typical_mde(cells: Sequence[CellVerdict]) -> dict[str, float]:

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+
+from scipy.special import stdtrit
 
 from .. import stats
-from ..config import VerdictSettings
+from ..config import TimingSettings, VerdictSettings
+
+_beyond = lru_cache(maxsize=None)(stats.detectable)
 
 
 @dataclass(frozen=True)
 class Power:
-    """What tonight's tests can see: beyond the margin, so many standard deviations of a launch."""
+    """What the tests of a night can see of a cell or family that moves alone.
 
+    confirms: whether what is screened is confirmed; else the screening launches decide.
+    hypotheses: how many are tested together; the false discovery rate leaves one that moves alone its share only.
+    """
+
+    settings: VerdictSettings
+    timing: TimingSettings
     margin: float
-    spread: float  # the margin of a cell is at least so many of its deviations
-    deviations: float
+    hypotheses: int
+    confirms: bool = True
 
     def detectable(self, deviation: float) -> float:
         """Effect (log-ratio) that is caught with the power of the settings, where launches deviate so much."""
-        return max(self.margin, self.spread * deviation) + self.deviations * deviation
+        required = max(self.margin, self.settings.margin_spread * deviation)
+        return required + _beyond(self._tests(deviation), self.settings.power) * deviation
 
+    def _tests(self, deviation: float) -> tuple[tuple[int, float], ...]:
+        alone = self.settings.alpha / max(self.hypotheses, 1)
+        if not self.confirms:
+            return ((self.timing.launches, alone),)
+        return ((self.timing.launches, self.settings.screen_alpha), (self._confirming(deviation), alone))
 
-def tonight(settings: VerdictSettings, margin: float, launches: int, confirmed: int, hypotheses: int) -> Power:
-    """Power for a cell that moves alone.
-
-    launches: of the screen; confirmed: of the confirmation, 0 where there is none and the screening launches decide.
-    hypotheses: how many are tested together tonight: the false discovery rate leaves one that moves alone its
-    share of the error only.
-    """
-    alone = settings.alpha / max(hypotheses, 1)
-    tests = [(launches, settings.screen_alpha), (confirmed, alone)] if confirmed else [(launches, alone)]
-    return Power(margin, settings.margin_spread, stats.detectable(tests, settings.power))
+    def _confirming(self, deviation: float) -> int:
+        """Launches after which the stop rule ends the confirmation of a cell that deviates so much."""
+        for count in range(self.timing.confirm_least, self.timing.confirm_launches):
+            half = float(stdtrit(count - 1, (1 + self.settings.confidence) / 2)) * deviation / count**0.5
+            if half < self.timing.confirm_precision * self.margin:
+                return count
+        return self.timing.confirm_launches
