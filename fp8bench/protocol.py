@@ -85,6 +85,7 @@ class TimeRequest(_Message):
     jobs: tuple[TimeJob, ...]
     shared: tuple[str, ...] = ()  # backends that are bound once, for both roles: they cannot differ
     quads: int
+    cold_quads: int
     captures: int = 1  # that the quads of a hot cell are spread over
     block_s: float
     warmup_s: float

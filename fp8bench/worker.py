@@ -206,8 +206,8 @@ class _Timer:
         else:
             bound = {role: self._bind(builds[role], cell, buffers) for role in request.load_order}
             arms = [bound["baseline"], bound["candidate"]]
-        captures = 1 if cold else request.captures
-        return self._clock.quads(arms, request.quads, cold=cold, captures=captures, seconds=job.seconds)
+        quads, captures = (request.cold_quads, 1) if cold else (request.quads, request.captures)
+        return self._clock.quads(arms, quads, cold=cold, captures=captures, seconds=job.seconds)
 
 
 def _time(request: TimeRequest, reporter: Reporter) -> None:

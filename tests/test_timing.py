@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 
@@ -121,11 +122,21 @@ def test_noise_that_is_usual_for_a_cell_is_no_disturbance() -> None:
     assert dropped < 0.005 * 1000
 
 
-def test_the_effect_of_a_launch_is_the_median_over_whole_quads() -> None:
+def test_the_effect_of_a_launch_is_the_mean_over_the_middle_of_its_quads() -> None:
     assert plan.effect(_blocks(0.02, 0.0)) == pytest.approx(0.02)
     blocks = _blocks(0.02, 0.0)
     assert plan.effect([blocks[0]._replace(seconds=9.0), *blocks[1:]]) == pytest.approx(0.02)
     assert plan.effect(blocks[:3]) is None
+
+
+@pytest.mark.parametrize("quads", [1, 2, 3, 7, 10, 20])
+def test_the_worker_side_and_the_judge_see_the_same_effect(quads: int) -> None:
+    from fp8bench import stats
+
+    blocks = _blocks(0.01, 0.02, quads)
+    rows = [(0, "cell", block.quad, ("baseline", "candidate")[block.arm], block.seconds) for block in blocks]
+    table = stats.launch_effects(pd.DataFrame(rows, columns=["launch", "cell", "quad", "role", "seconds"]))
+    assert plan.effect(blocks) == pytest.approx(table.loc[0, "cell"], abs=1e-12)
 
 
 def test_an_interval_is_that_of_student() -> None:

@@ -484,7 +484,7 @@ def _is_alive(pid: int) -> bool:
 def test_a_worker_dies_with_its_supervisor(builds: dict[str, Path], tmp_path: Path) -> None:
     request = TimeRequest(
         device="cpu", seed=1, builds=builds, load_order=(BASELINE, CANDIDATE), jobs=(TimeJob(cell=_cell(HANG).id),),
-        quads=1, block_s=1e-3, warmup_s=1e-3,
+        quads=1, cold_quads=1, block_s=1e-3, warmup_s=1e-3,
     )  # fmt: skip
     script = f"""
 from pathlib import Path

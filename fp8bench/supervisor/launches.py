@@ -45,6 +45,7 @@ class _Session:
             jobs=tuple(job for job in plan.jobs if job.id in items),
             shared=self.shared,
             quads=timing.quads,
+            cold_quads=timing.quads * (timing.cold_factor if self.device == "cuda" else 1),
             captures=timing.captures,
             block_s=timing.block_ms * 1e-3,
             warmup_s=timing.warmup_ms * 1e-3,
@@ -112,7 +113,7 @@ def _run_launches(
     work: Work, session: _Session, past: list[Launch], samples_dir: Path, log: Path, progress: Progress
 ) -> None:
     """Add launches to `past`, and their samples to the directory, until nothing is left to be timed."""
-    done, stage = sum(launch.quads for launch in past) // work.timing.quads, _stage(work.phase)
+    done, stage = sum(len(launch.effects) for launch in past), _stage(work.phase)
     with ExitStack() as workers:
         ready: Worker | None = None
         while len(past) < work.launches and (plan := work.plan(past)).jobs:

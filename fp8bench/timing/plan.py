@@ -109,9 +109,13 @@ def disturbed(blocks: Sequence[Timed]) -> set[int]:
 
 
 def effect(blocks: Sequence[Timed]) -> float | None:
-    """log(candidate / baseline) of a cell in one launch: the median over its whole quads; None without one."""
+    """log(candidate / baseline) of a cell in one launch: the mean over its middle quads; None without a whole one.
+
+    The same as `fp8bench.stats.launch_effects` finds in the stored samples.
+    """
     quads = [fmean(arms[1]) - fmean(arms[0]) for arms in _by_quad(blocks).values() if len(arms[0]) == len(arms[1]) == 2]
-    return median(quads) if quads else None
+    cut = math.ceil(len(quads) / 10) if len(quads) >= 3 else 0
+    return fmean(sorted(quads)[cut : len(quads) - cut]) if quads else None
 
 
 # ---- when to stop -------------------------------------------------------------------------------------------
