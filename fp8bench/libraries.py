@@ -23,6 +23,7 @@ from pathlib import Path
 
 from . import machine_code as code
 from .errors import BuildError, ToolchainError
+from .secrecy import scrubbed_environment
 from .toolchain import Compiler, Nvcc, find_cxx, find_nvcc
 
 NATIVE = ("cuda", "cpu")  # backends with a library; the longest to compile first
@@ -203,7 +204,7 @@ def _link(plan: Plan, library: Path) -> str:
 
 def _run(command: Sequence[str], plan: Plan) -> str:
     """Run a compiler in the tree; what it printed. BuildError with its words if it fails or hangs."""
-    environment = os.environ | {"LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
+    environment = scrubbed_environment() | {"LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
     try:
         done = subprocess.run(
             command,

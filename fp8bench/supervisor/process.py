@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
+import resource
 import selectors
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +21,10 @@ from ..devices import visible_gpu
 from ..errors import WorkerError
 from ..protocol import Event, Request
 from ..records import write_bytes
+from ..secrecy import scrubbed_environment
 
 _GRACE_S = 5.0  # for a worker that has said its last word to exit
 _TAIL_BYTES = 1 << 16
-# A worker runs foreign code: nothing of the control plane, and nothing that looks like a secret, is in its environment.
-_WITHHELD = re.compile(r"FP8BENCH_|AIRFLOW|_?MLFLOW|.*(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_KEY)")
 
 
 class Death(NamedTuple):
@@ -43,7 +42,7 @@ def worker_environment(
     cache_dir: where Inductor and Triton keep what they compiled, shared by all launches.
     gpu_index: the GPU to use, counted over those visible here.
     """
-    env = {key: value for key, value in os.environ.items() if not _WITHHELD.match(key.upper())}
+    env = scrubbed_environment()
     if (paths.CHECKOUT / "pyproject.toml").is_file():  # not installed: the worker imports the same checkout
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.CHECKOUT), env.get("PYTHONPATH", "")]))
     if cache_dir is not None:
@@ -65,15 +64,25 @@ class Worker:
     request: what it is asked; stored beside the log. None: it gets ready and waits until `ask` says.
     log: where its standard error goes (appended).
     startup_s, item_s: most seconds until its first event, and between two events.
+    wrapper: a command that becomes the worker, to take rights away. memory_gb: of address space; 0: no limit.
     """
 
     def __init__(
-        self, python: str, request: Request | None, env: Mapping[str, str], log: Path, startup_s: float, item_s: float
+        self,
+        python: str,
+        request: Request | None,
+        env: Mapping[str, str],
+        log: Path,
+        startup_s: float,
+        item_s: float,
+        *,
+        wrapper: Sequence[str] = (),
+        memory_gb: float = 0,
     ) -> None:
         self.log = log
         self._timeout_s, self._item_s = startup_s, item_s
         self._request_file = log.with_suffix(".request.json")
-        command = [python, "-P", "-m", "fp8bench.worker", str(self._request_file.resolve())]
+        command = [*wrapper, python, "-P", "-m", "fp8bench.worker", str(self._request_file.resolve())]
         if request:
             self.ask(request)
         else:
@@ -91,12 +100,27 @@ class Worker:
                     start_new_session=True,  # its own process group, to be killed with all it started
                 )
         except OSError as error:
-            raise WorkerError(f"cannot start a worker with {python}: {error.strerror}. Check worker.python.") from None
+            which = (
+                f"{wrapper[0]}: {error.strerror}. Check worker.wrapper"
+                if wrapper
+                else f"{python}: {error.strerror}. Check worker.python"
+            )
+            raise WorkerError(f"cannot start a worker with {which}.") from None
+        _limit(self._process.pid, memory_gb)
 
     @classmethod
     def for_config(cls, config: Config, request: Request | None, env: Mapping[str, str], log: Path) -> Worker:
         settings = config.worker
-        return cls(settings.python, request, env, log, settings.startup_timeout_s, settings.cell_timeout_s)
+        return cls(
+            settings.python,
+            request,
+            env,
+            log,
+            settings.startup_timeout_s,
+            settings.cell_timeout_s,
+            wrapper=settings.wrapper,
+            memory_gb=settings.memory_gb if env.get("CUDA_VISIBLE_DEVICES") == "" else 0,
+        )
 
     def ask(self, request: Request) -> None:
         """Give it its request, once."""
@@ -168,6 +192,14 @@ class Worker:
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         fatal = [line for line in lines if line.startswith("Fatal Python error")]
         return (fatal or lines or [""])[-1]
+
+
+def _limit(pid: int, memory_gb: float) -> None:
+    """No core files, which may fill a disk, and no more memory than is allowed. A worker that ended has no limits."""
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        if memory_gb:
+            resource.prlimit(pid, resource.RLIMIT_AS, (int(memory_gb * 1e9),) * 2)
 
 
 def _signal_name(number: int) -> str:
