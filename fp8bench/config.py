@@ -54,10 +54,11 @@ class TimingSettings(Section):
     # More of them for what was screened: a cell's own noise is then known to a third.
     confirm_launches: int = Field(default=12, ge=3)
     # A cell needs no more launches once half of its interval is below this share of the margin (and, when it is
-    # screened, the whole interval within the margin). Half a margin tells an unchanged cell from one that moved by
-    # 1.5 margins; a verdict is worth a third.
-    screen_precision: float = Field(default=1 / 2, ge=0)
-    confirm_precision: float = Field(default=1 / 3, ge=0)
+    # screened, the whole interval within the margin). A cell that moved by two margins is then left alone in fewer
+    # than 1 of 1,000 cases. A verdict is worth more: at a third of the margin, confirmations of still cells end after 6
+    # launches, which a test at 1% pays with a sixth of the effects that it could see (0.32% instead of 0.27%).
+    screen_precision: float = Field(default=3 / 4, ge=0)
+    confirm_precision: float = Field(default=1 / 5, ge=0)
     # Launches before an interval is believed. That of three is wide; a verdict must not rest on a spread that is small
     # by luck.
     screen_least: int = Field(default=3, ge=3)
@@ -68,6 +69,9 @@ class TimingSettings(Section):
     aa_share: float = Field(default=0.05, ge=0, le=1)
     aa_cells: int = Field(default=3, ge=0)
     quads: int = Field(default=10, ge=1)  # ABBA quads a cell and launch
+    # Of a cold cell on a GPU so many times more. Its times sway from block to block, so that quads are the cheapest way
+    # to precision (0.34 and 0.24% with 5 and 10 of them on an H200); hot ones sway from launch to launch.
+    cold_factor: int = Field(default=2, ge=1)
     # That the quads of a hot cell are spread over, where calls overlap: such calls take one of two times (1.14 and
     # 1.27 us were seen), one of them as long as a captured graph lasts. Five captures average over that for half of
     # what the quads themselves cost.

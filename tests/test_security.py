@@ -133,7 +133,7 @@ def test_a_url_that_runs_commands_is_refused(tmp_path: Path) -> None:
     assert not Path("/tmp/pwned").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), CANARIES.items())
+@pytest.mark.parametrize(("name", "value"), CANARIES.items(), ids=list(CANARIES))
 def test_workers_and_compilers_are_given_no_secret(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert secrecy.is_secret(name, value)
