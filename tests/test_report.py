@@ -15,8 +15,8 @@ from fp8bench.night import Night
 from fp8bench.records import Commit, Effect, Logged, Prepared, Recovered, Shift, Verdict, Verdicts
 from fp8bench.report import SECTIONS, heatmaps
 
-VOID = {"meta", "link", "input", "br", "line", "circle", "polyline", "img", "hr"}
-SELF_CLOSING = {"line", "circle", "polyline"}
+VOID = {"meta", "link", "input", "br", "line", "circle", "polyline", "path", "img", "hr"}
+SELF_CLOSING = {"line", "circle", "polyline", "path"}
 
 
 class Page(HTMLParser):
@@ -204,6 +204,16 @@ def test_an_accused_cell_shows_its_last_nights_and_where_the_baseline_moved(tmp_
     assert html.count('<circle class="past"') == 8 * 2  # cells, nights that prove something
     assert html.count("2026-03-02: baseline 4be1a0c2d") == 8
     assert re.search(r'aria-label="By night: 2026-03-01 [^;]*; 2026-03-03 [^;]*; 2026-03-04 \+15', html)
+
+
+def test_a_step_that_lasts_is_told_and_marked(tmp_path):
+    for day in range(1, 12):
+        state = "clean" if day < 7 else "regressed"
+        make_night(tmp_path / f"n{day}", state, seed=day, created=datetime(2026, 3, day, 2, tzinfo=UTC))
+    html = report.render(tmp_path / "n11")
+    words = Page(html).words
+    assert re.search(r"CPU, 2026-03-07 8 cells stepped by \+1\d\.\d% \(median\), e\.g\. cpu/group-128-row", words)
+    assert len(re.findall(r'<path class="step"[^>]*><title>a step of \+1\d\.\d% since 2026-03-07', html)) == 8
 
 
 def test_what_changed_since_the_baseline_is_told(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .. import wording
 from ..night import Night
 from ..records import Recovered, Shift, Verdict
+from . import trends
 
 SHOWN = 8  # items of a list; the table of cells has them all
 
@@ -33,7 +34,7 @@ class Also:
 
 def build(night: Night) -> Also | None:
     """None where there is nothing to add."""
-    groups = (_shifts(night), _recovered(night), _decided(night), _improved(night), _missing(night))
+    groups = (_shifts(night), _trends(night), _recovered(night), _decided(night), _improved(night), _missing(night))
     found = tuple(group for group in groups if group.items)
     return Also(found) if found else None
 
@@ -56,6 +57,17 @@ def _shift(shift: Shift) -> Item:
         f"{wording.percent(shift.value)} over night {shift.recorded} ({wording.count(len(shift.cells), 'cell')}{since})"
     )
     return Item(f"{wording.title(shift.backend)}: {', '.join(shift.families)}", told)
+
+
+def _trends(night: Night) -> Group:
+    meaning = (
+        f"What the last {trends.NIGHTS} nights show together, against the baseline of the oldest of them: steps that "
+        "lasted, and creep that no single night shows. It informs and is never mailed."
+    )
+    found = [
+        Item(f"{wording.title(entry.backend)}, {entry.since}", trends.told(entry)) for entry in trends.groups(night)
+    ]
+    return _group("Over many nights", meaning, found)
 
 
 def _recovered(night: Night) -> Group:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from .. import metrics, wording
 from ..causes import Decision
+from ..history import Trend
 from ..metrics import CellFacts
 from ..night import Night
 from ..records import Cause, Commit, Effect, Verdict
 from ..spec import Cell
-from . import drawings, launches, machine, recent
+from . import drawings, launches, machine, recent, trends
 from .drawings import Bar, Nights, Scale
 from .machine import MachineCode
 from .recent import Point
@@ -70,6 +71,7 @@ class _Evidence:
     facts: Mapping[str, CellFacts]
     launches: Mapping[str, tuple[float, ...]]
     nights: Mapping[str, tuple[Point, ...]]
+    trends: Mapping[str, list[Trend]]
     margin: float
     scale: Scale
 
@@ -150,7 +152,8 @@ def _evidence(night: Night, facts: Mapping[str, CellFacts], shown: list[str], de
     margin = night.verdicts.margin
     single = launches.effects(night, shown) if deep else {}
     scale = drawings.scale_of((facts[cell].verdict.effect for cell in shown), single.values(), margin)
-    return _Evidence(facts, single, recent.of_cells(night, shown) if deep else {}, margin, scale)
+    nights = recent.of_cells(night, shown) if deep else {}
+    return _Evidence(facts, single, nights, trends.of_cells(night, shown) if nights else {}, margin, scale)
 
 
 def _accused(evidence: _Evidence, cell: str) -> Accused:
@@ -165,7 +168,7 @@ def _accused(evidence: _Evidence, cell: str) -> Accused:
         floor=_over_floor(facts),
         other=_other_regime(evidence.facts, facts.cell),
         bar=bar,
-        nights=drawings.nights(evidence.nights.get(cell, ()), evidence.margin),
+        nights=drawings.nights(evidence.nights.get(cell, ()), evidence.margin, evidence.trends.get(cell, ())),
     )
 
 

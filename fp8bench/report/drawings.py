@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 
 from .. import wording
+from ..history import Trend
 from ..records import Effect
 from .recent import Point
 
@@ -54,7 +56,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Moved:
-    """Where another baseline was accepted."""
+    """Where another baseline was accepted, or where a level changed."""
 
     x: float
     hint: str
@@ -64,6 +66,7 @@ class Moved:
 class Nights:
     dots: tuple[Dot, ...]
     moved: tuple[Moved, ...]
+    steps: tuple[Moved, ...]  # change points
     zero: float
     margin: float
     summary: str
@@ -94,8 +97,11 @@ def bar(effect: Effect, launches: Sequence[float], margin: float, scale: Scale) 
     )
 
 
-def nights(points: Sequence[Point], margin: float) -> Nights | None:
-    """The effect of a cell over its last nights; None where there is nothing before tonight."""
+def nights(points: Sequence[Point], margin: float, trends: Sequence[Trend] = ()) -> Nights | None:
+    """The effect of a cell over its last nights; None where there is nothing before tonight.
+
+    trends: steps and creep of the cell, of which those that begin in these nights are marked.
+    """
     measured = [point.found.effect for point in points if point.found and point.found.effect]
     if len(measured) < 2:
         return None
@@ -106,7 +112,12 @@ def nights(points: Sequence[Point], margin: float) -> Nights | None:
     dots = [_dot(point, along.at(place), up, place == len(points) - 1) for place, point in enumerate(points)]
     told = "; ".join(_in_words(point) for point in points if point.found)
     return Nights(
-        tuple(dot for dot in dots if dot), _moves(points, along), up.at(0.0), up.at(margin), f"By night: {told}"
+        tuple(dot for dot in dots if dot),
+        _moves(points, along),
+        _steps(points, along, trends),
+        up.at(0.0),
+        up.at(margin),
+        f"By night: {told}",
     )
 
 
@@ -129,3 +140,13 @@ def _moves(points: Sequence[Point], along: Scale) -> tuple[Moved, ...]:
             x = (along.at(place) + along.at(place + 1)) / 2
             found.append(Moved(round(x, 1), f"{after.created:%Y-%m-%d}: baseline {after.baseline[:9]}"))
     return tuple(found)
+
+
+def _steps(points: Sequence[Point], along: Scale, trends: Sequence[Trend]) -> tuple[Moved, ...]:
+    places = {point.created: along.at(place) for place, point in enumerate(points)}
+    words = {"step": "a step of", "creep": "a creep of"}
+    return tuple(
+        Moved(places[trend.since], f"{words[trend.kind]} {wording.percent(trend.change)} since {trend.since:%Y-%m-%d}")
+        for trend in trends
+        if isinstance(trend.since, datetime) and trend.since in places
+    )

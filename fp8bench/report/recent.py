@@ -13,7 +13,7 @@ from ..records import CellVerdict, Environment, Prepared, Verdict
 from ..rundir import RunDir
 
 NIGHTS = 20  # drawn a cell, tonight included
-LOOKED_AT = 80  # directories, newest first: a year of nights must not make a report slow
+LOOKED_AT = 40  # directories, newest first: a year of nights must not make a report slow
 
 
 @dataclass(frozen=True)
