@@ -23,6 +23,7 @@ from typing import Literal
 from . import (
     __version__,
     builds,
+    causes,
     devices,
     earlier,
     environment,
@@ -506,7 +507,10 @@ def refresh_index(config: Config) -> Path:
 def _alert(night: _Night) -> None:
     from . import alerts
 
+    before = causes.read(night.config.home)
     alerts.compose(night.run.path, night.config)
+    if causes.read(night.config.home) != before and night.run.path.parent == night.config.runs_dir.resolve():
+        refresh_index(night.config)  # it tells what is open
     if night.options.send:
         alerts.deliver(night.run.path, night.config)
 

@@ -15,7 +15,7 @@ import pytest
 from nights import STATES, make_night
 from test_report import SELF_CLOSING, Page
 
-from fp8bench import records, report, stages
+from fp8bench import alerts, causes, records, report, stages
 from fp8bench.cli import main
 from fp8bench.config import Config
 from fp8bench.records import Logged, Verdicts
@@ -260,3 +260,20 @@ def test_a_month_of_reference_nights_is_quick(tmp_path: Path) -> None:
     assert time.process_time() - started < 10 * 30 / 365 + 1  # ten seconds a year, and the templates
     assert len(html) < 1_500_000
     assert IndexPage(html).count("polyline") > 0
+
+
+def test_open_causes_are_listed_with_what_was_decided(tmp_path):
+    run_dir = make_night(tmp_path / "runs" / "n", "regressed", created=_day(1))
+    alerts.compose(run_dir, Config(home=tmp_path))
+    with causes.changing(tmp_path) as held:
+        (known,) = held[0].causes
+        held[0] = held[0].with_standing(causes.decide(known, "acknowledged", "jo", HOSTILE))
+    html = report.render_index(tmp_path / "runs")
+    words = IndexPage(html).words
+    assert "<script>alert" not in html
+    assert "Open causes (1)" in words
+    assert f"{known.id} regressed CPU on Xeon Platinum 8481C: group-128-row/bfloat16 +15." in words
+    assert "acknowledged by jo:" in words
+    assert 'id="open"' not in report.render_index(tmp_path / "other" / "runs")
+    causes.path_of(tmp_path).write_text("{")
+    assert "causes.json is not a valid Ledger" in IndexPage(report.render_index(tmp_path / "runs")).words

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import wording
+from .. import causes, wording
+from ..causes import Standing
+from ..errors import RunDirError
 from . import curves, months, nights
+from .causes import decided
 from .curves import Chart
 from .months import Month
 from .nights import Entry
 from .templating import template
-from .tones import Badge, Tone
+from .tones import Badge, Tone, badge
 
 OPEN_MONTHS = 4  # of a calendar; earlier ones are folded away
 _LOUDNESS: tuple[Tone, ...] = ("bad", "warn", "good", "calm")
@@ -41,26 +44,63 @@ class Track:
 
 
 @dataclass(frozen=True)
+class Open:
+    """A cause that no night has cleared."""
+
+    id: str
+    badge: Badge
+    where: str
+    effect: str
+    since: str
+    last: str
+    decision: str
+
+
+@dataclass(frozen=True)
 class Index:
     tone: Tone
     lead: str
+    open: tuple[Open, ...]
+    trouble: str  # why nobody can tell what is open
     tracks: tuple[Track, ...]
     rows: tuple[Row, ...]
     anchors: dict[str, str]  # name of a night -> its row
 
 
 def render(runs_dir: Path) -> str:
-    """The index of the nights in `runs_dir` as HTML, for a file beside that directory.
+    """The index of the nights in `runs_dir` as HTML, for a file beside that directory, where decisions lie too.
 
     Nights that are damaged or unfinished are told as such. RunDirError when the directory cannot be listed.
     """
-    view = _build(nights.read(runs_dir))
+    view = _build(nights.read(runs_dir), *_open(runs_dir.parent))
     return template("report/index.html.j2").render(
         view=view, weekdays=months.WEEKDAYS, plot=curves, charted_days=curves.DAYS
     )
 
 
-def _build(entries: Sequence[Entry]) -> Index:
+def _open(home: Path) -> tuple[tuple[Open, ...], str]:
+    """The open causes, the loudest first, and why they cannot be told."""
+    try:
+        found = causes.ranked([entry for entry in causes.read(home).causes if entry.is_open])
+    except RunDirError as error:
+        return (), str(error).replace(f"{home}/", "")
+    return tuple(_standing(entry) for entry in found), ""
+
+
+def _standing(entry: Standing) -> Open:
+    device = wording.short_device(entry.device)
+    return Open(
+        id=entry.id,
+        badge=badge(entry.verdict),
+        where=f"{wording.title(entry.backend)} on {device}: {', '.join(entry.families) or 'the build'}",
+        effect=wording.effect_text(entry.worst),
+        since=f"{entry.first:%Y-%m-%d}",
+        last=f"{entry.seen:%Y-%m-%d}",
+        decision=decided(entry.decision) if entry.decision else "",
+    )
+
+
+def _build(entries: Sequence[Entry], standing: tuple[Open, ...], trouble: str) -> Index:
     rows = {
         entry.name: Row(f"night-{len(entries) - place}", f"{entry.created:%Y-%m-%d %H:%M}", entry)
         for place, entry in enumerate(entries)
@@ -74,6 +114,8 @@ def _build(entries: Sequence[Entry]) -> Index:
     return Index(
         tone=_tone(tracks[0]) if tracks else "calm",
         lead=_lead(entries),
+        open=standing,
+        trouble=trouble,
         tracks=tracks,
         rows=tuple(rows.values()),
         anchors={name: row.anchor for name, row in rows.items()},
