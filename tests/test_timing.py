@@ -180,6 +180,14 @@ def test_a_slower_arm_is_measured_as_slower(
     assert 1.2 < median[1] / median[0] < 8
 
 
+def test_what_a_call_takes_can_be_said_and_captures_leave_the_order_as_it_is(any_clock: Clock, device: str) -> None:
+    arms = [[_doubling(1 << 10, device)], [_doubling(1 << 10, device)]]
+    blocks = any_clock.quads(arms, quads=4, captures=3, seconds=5e-6)
+    assert {block.calls for block in blocks} == {40}, "as many as fill 0.2 ms"
+    assert [(block.quad, block.position, block.arm) for block in blocks] == plan.palindromes(2, 4)
+    assert all(block.seconds > 0 for block in blocks)
+
+
 def test_cold_blocks_rotate_over_the_sets_and_hot_ones_do_not(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CpuClock, "cache_bytes", 1 << 10)
     used: list[int] = []
