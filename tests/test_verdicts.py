@@ -433,16 +433,16 @@ def test_a_fallen_speedup_names_the_side_that_moved() -> None:
 
 
 def test_quiet_nights_are_quiet() -> None:
-    """200 nights without a change, launches moving by 2%: at most one accuses anybody (0.5%)."""
-    nights = [judge(samples({}, launch_sd=0.02, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT) for seed in range(200)]
-    assert sum(found.exit_code != 0 for found in nights) <= 1
+    """60 whole nights without a change, launches moving by 2%; test_simulated_nights.py has many more."""
+    nights = [judge(samples({}, launch_sd=0.02, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT) for seed in range(60)]
+    assert sum(found.exit_code != 0 for found in nights) == 0
 
 
 @pytest.mark.parametrize(("effect", "launch_sd", "least"), [(0.14, 0.04, 0.99), (0.052, 0.01, 0.95)])
 def test_planted_slowdowns_are_caught_and_nobody_else_is_accused(effect: float, launch_sd: float, least: float) -> None:
     nights = [
         judge(samples({"per-token": effect}, launch_sd=launch_sd, seed=seed, cells=CELLS[12:]), night=CPU_NIGHT)
-        for seed in range(60)
+        for seed in range(40)
     ]
     accused = [regressed_families(found) for found in nights]
     assert np.mean([families == {"per-token/bfloat16"} for families in accused]) >= least

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ class Characteristic(Record):
     plan: dict[str, float]
     margin: float  # in the settings
     margin_spread: float
-    proposed_margin: float | None  # the smallest tried that meets the bound; None: none does
+    proposed_margin: float | None  # the smallest tried that meets the bound with all larger ones; None: none does
     alarms: tuple[FalseAlarms, ...]
     power: tuple[Caught, ...]
     spending: tuple[Spent, ...]
@@ -116,7 +117,7 @@ def characterise(source: Source, settings: VerdictSettings, plan: Plan, progress
     count = _Counter(progress, total)
     alarms = [_false_alarms(source, pool, rule, plan, count) for rule in rules]
     power = [_caught(pool, rules[FACTORS.index(1.0)], plan, effect, count) for effect in plan.effects]
-    good = [entry.margin for entry in alarms if entry.mails.upper <= ENOUGH]
+    good = list(takewhile(lambda entry: entry.mails.upper <= ENOUGH, reversed(alarms)))
     return Characteristic(
         sources=source.names,
         device=source.device,
@@ -128,7 +129,7 @@ def characterise(source: Source, settings: VerdictSettings, plan: Plan, progress
         | {"screening_launches": plan.timing.launches, "confirming_launches": plan.timing.confirm_launches},
         margin=margin,
         margin_spread=settings.margin_spread,
-        proposed_margin=min(good, default=None),
+        proposed_margin=good[-1].margin if good else None,
         alarms=tuple(alarms),
         power=tuple(power),
         spending=tuple(_spent(pool, settings, margin, plan, stops, count) for stops in (False, True)),
