@@ -15,10 +15,10 @@ from markdown_it import MarkdownIt
 from nights import EXIT_CODES, STATES, make_night
 from rich.console import Console
 
-from fp8bench import cli, records, stages
+from fp8bench import alerts, causes, cli, records, stages
 from fp8bench.config import Config
 from fp8bench.night import Night
-from fp8bench.records import Logged, Verdict, Verdicts
+from fp8bench.records import Logged, Recovered, Verdict, Verdicts
 from fp8bench.report import junit, markdown, summary, terminal
 from fp8bench.rundir import RunDir
 
@@ -296,3 +296,23 @@ def test_the_schema_takes_what_a_night_writes_and_nothing_else(night):
     assert not list(check.iter_errors(document))
     assert list(check.iter_errors(document | {"verdict": "FINE"}))
     assert list(check.iter_errors(document | {"more": 1}))
+
+
+def test_every_form_tells_decisions_what_recovered_and_what_shifted(tmp_path):
+    run_dir = make_night(tmp_path / "runs" / "n", "regressed")
+    verdicts = records.read(Verdicts, run_dir / "verdicts.json")
+    over = Recovered(id="x", backend="torch", verdict=Verdict.WRONG, families=("per-token/bfloat16",), nights=2)
+    cause = verdicts.causes[0].model_copy(update={"state": "worse", "nights": 3})
+    changed = {"recovered": (over,), "causes": (cause,)}
+    records.write(verdicts.model_copy(update=changed), run_dir / "verdicts.json")
+    alerts.compose(run_dir, Config(home=tmp_path))
+    with causes.changing(tmp_path) as held:
+        held[0] = held[0].with_standing(causes.decide(held[0].causes[0], "accepted", "jo", "a <b>trade</b>"))
+    lines = "\n".join(line.plain for line in terminal.render(run_dir, tmp_path))
+    text = summary.render(run_dir, tmp_path)
+    for form in (lines, text):
+        assert "(worse, for 3 nights)" in form
+        assert "was wrong for 2 nights" in form
+        assert "accepted up to +1" in form
+    assert "a <b>trade</b>" in lines
+    assert "a &lt;b&gt;trade&lt;/b&gt;" in text

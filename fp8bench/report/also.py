@@ -39,6 +39,11 @@ def build(night: Night) -> Also | None:
     return Also(found) if found else None
 
 
+def brief(night: Night) -> tuple[Group, ...]:
+    """What also belongs into the short forms: reads no other nights."""
+    return tuple(group for group in (_shifts(night), _recovered(night)) if group.items)
+
+
 def _group(title: str, meaning: str, items: list[Item]) -> Group:
     return Group(title, meaning, tuple(items[:SHOWN]), max(0, len(items) - SHOWN))
 

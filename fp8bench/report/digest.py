@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from .. import wording
 from ..night import Night
 from ..records import Commit
-from . import causes, header, speedups, trust
+from . import also, causes, header, speedups, trust
+from .also import Group
 from .causes import Accused, CauseView
 from .header import Header
 from .speedups import Speedups
@@ -45,6 +46,7 @@ class Digest:
     tiles: tuple[Tile, ...]
     causes: tuple[BriefCause, ...]
     sentence: str  # instead of causes
+    also: tuple[Group, ...]  # what recovered, and what moved with the environment
     speedups: Speedups | None
     links: tuple[tuple[str, str], ...]  # name, address
 
@@ -57,6 +59,7 @@ def build(night: Night) -> Digest:
         tiles=trust.build(night).tiles,
         causes=tuple(_brief(cause) for cause in found.causes),
         sentence=found.sentence,
+        also=also.brief(night),
         speedups=speedups.build(night),
         links=tuple((name, link) for name, link in links if link),
     )

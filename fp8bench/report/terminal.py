@@ -25,7 +25,14 @@ def render(run_dir: Path, home: Path | None = None) -> list[Text]:
     """
     night = Night.read(run_dir, home)
     found = digest.build(night)
-    return [*_top(found), *_trust(found), *_causes(found), *_speedups(found.speedups), *_where(found, run_dir)]
+    return [
+        *_top(found),
+        *_trust(found),
+        *_causes(found),
+        *_also(found),
+        *_speedups(found.speedups),
+        *_where(found, run_dir),
+    ]
 
 
 def _top(found: Digest) -> Iterator[Text]:
@@ -79,6 +86,16 @@ def _cause(cause: BriefCause) -> Iterator[Text]:
     if cause.more_suspects:
         yield _line("  ", f"and {wording.count(cause.more_suspects, 'more suspect')}")
     yield _line("  see it   ", (cause.reproduction, "cyan"))
+
+
+def _also(found: Digest) -> Iterator[Text]:
+    for group in found.also:
+        yield Text()
+        yield _line((group.title.lower(), "bold"))
+        for item in group.items:
+            yield _line("  ", item.name, "  ", item.text)
+        if group.more:
+            yield _line("  ", f"and {group.more} more")
 
 
 def _speedups(found: Speedups | None) -> Iterator[Text]:
