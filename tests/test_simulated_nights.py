@@ -28,7 +28,7 @@ MINE = np.array([family_of(cell) == "cuda/per-token/bfloat16/hot" for cell in CE
 FAMILY = "cuda/per-token/bfloat16/hot"
 RULES = Rules(VerdictSettings(), 0.002, TimingSettings())
 SD = 0.001  # of a launch, in every scenario, but for what the scenario adds
-NIGHTS = 120
+NIGHTS = 80
 
 Launches = Callable[[np.random.Generator, int], np.ndarray]  # how many -> launches x cells
 
