@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -316,3 +317,12 @@ def test_every_form_tells_decisions_what_recovered_and_what_shifted(tmp_path):
         assert "accepted up to +1" in form
     assert "a <b>trade</b>" in lines
     assert "a &lt;b&gt;trade&lt;/b&gt;" in text
+
+
+def test_the_log_of_the_judge_has_a_line_a_cell_the_loudest_first(tmp_path, capsys):
+    run_dir = make_night(tmp_path / "n", "regressed")
+    assert cli.main(["stage", "judge", "--run-dir", str(run_dir)]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "/bfloat16/" in line]
+    assert len(lines) == 64
+    assert re.fullmatch(r"REGRESSED +cpu/group-128-row\S+  \+15\.8% \[\S+ \S+\]  \S+ -> \S+ us", lines[0])
+    assert lines[-1].startswith("CONTROL ")

@@ -42,4 +42,15 @@ def settings_of(args: argparse.Namespace) -> config.Config:
 def run(args: argparse.Namespace) -> int:
     options = stages.Options(request_of(args), args.shard, not args.no_send)
     with Reporter() as reporter, reporter.step(args.name):
-        return stages.run_stage(args.name, args.run_dir, settings_of(args), options, reporter)
+        code = stages.run_stage(args.name, args.run_dir, settings_of(args), options, reporter)
+        if args.name == "judge":
+            _log_cells(args.run_dir, reporter)
+    return code
+
+
+def _log_cells(run_dir: Path, reporter: Reporter) -> None:
+    """A line a cell: the log of the task that judged says what it found."""
+    from ..report import terminal  # of all stages that log, only this one needs it
+
+    for line in terminal.cell_lines(run_dir):
+        reporter.say(line)

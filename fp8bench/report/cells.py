@@ -33,10 +33,15 @@ class Cells:
 
 
 def build(night: Night) -> Cells:
-    ranked = sorted(night.facts, key=lambda facts: (RANK[facts.verdict.verdict], -_value(facts)))
-    used = [metric for metric in COLUMNS if any(metric.compute(facts) is not None for facts in ranked)]
+    rows = ranked(night)
+    used = [metric for metric in COLUMNS if any(metric.compute(facts) is not None for facts in rows)]
     titles = tuple(f"{metric.title}, {metric.unit}" if metric.unit else metric.title for metric in used)
-    return Cells(titles, tuple(_row(facts, used) for facts in ranked), len(ranked) <= 100)
+    return Cells(titles, tuple(_row(facts, used) for facts in rows), len(rows) <= 100)
+
+
+def ranked(night: Night) -> list[CellFacts]:
+    """All cells, the loudest verdict first, then the slowest."""
+    return sorted(night.facts, key=lambda facts: (RANK[facts.verdict.verdict], -_value(facts)))
 
 
 def _value(facts: CellFacts) -> float:

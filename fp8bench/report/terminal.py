@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.text import Text
 
 from .. import wording
+from ..metrics import CellFacts
 from ..night import Night
 from ..rundir import RunDir
-from . import digest
+from . import cells, digest
 from .digest import BriefCause, Digest
 from .speedups import Pair, Speedups
 from .tones import Badge, Tone
@@ -33,6 +34,20 @@ def render(run_dir: Path, home: Path | None = None) -> list[Text]:
         *_speedups(found.speedups),
         *_where(found, run_dir),
     ]
+
+
+def cell_lines(run_dir: Path) -> list[str]:
+    """A line a cell of the judged night in `run_dir`, the loudest first, for logs. RunDirError as `render`."""
+    return [_cell_line(facts) for facts in cells.ranked(Night.read(run_dir))]
+
+
+def _cell_line(facts: CellFacts) -> str:
+    """`REGRESSED    cuda/per-token/bfloat16/1024x7168/cold  +4.1% [4.0, 4.2]  8.293 -> 8.637 us`"""
+    found = facts.verdict
+    effect = wording.effect_text(found.effect) if found.effect else wording.one_line(found.reason, 120)
+    both = found.baseline_us and found.candidate_us
+    times = f"  {found.baseline_us:.4g} -> {found.candidate_us:.4g} us" if both else ""
+    return f"{found.verdict.value:<11}  {facts.cell.id}  {effect}{times}"
 
 
 def _top(found: Digest) -> Iterator[Text]:
