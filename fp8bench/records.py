@@ -25,7 +25,8 @@ Role = Literal["baseline", "candidate"]
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # built at first use: parsing a DAG imports this module, and reads no record
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Document(Record):
