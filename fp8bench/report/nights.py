@@ -17,6 +17,7 @@ from ..errors import RunDirError
 from ..records import Logged, Prepared, Speedup, Verdict, Verdicts
 from ..rundir import RunDir
 from .heatmaps import SHORT
+from .remembered import Memory
 from .tones import Badge, night_badge
 
 UNFINISHED = Badge("unfinished", "warn")
@@ -55,7 +56,9 @@ def read(runs_dir: Path) -> list[Entry]:
         paths = [path for path in runs_dir.iterdir() if not path.name.startswith(".") and path.is_dir()]
     except OSError as error:
         raise RunDirError(f"cannot list {runs_dir}: {error.strerror}.") from None
-    entries = [entry for path in paths if (entry := _entry(path))]
+    memory = Memory(runs_dir.parent / "cache" / "nights.json", Entry, _entry, lambda entry: entry.judged)
+    entries = [entry for path in paths if (entry := memory.of(path))]
+    memory.save()
     return sorted(entries, key=lambda entry: (entry.created, entry.name), reverse=True)
 
 
