@@ -118,7 +118,12 @@ def _by_cell(mine: list[CellFacts]) -> Iterator[tuple[str, float | None]]:
     for metric in metrics.METRICS:
         if metric.charted:
             for facts in mine:
-                yield f"10_{metric.name}/{_path(facts)}", metric.compute(facts)
+                yield cell_key(metric.name, _path(facts)), metric.compute(facts)
+
+
+def cell_key(metric: str, path: str) -> str:
+    """Where a cell's metric is charted; path: its id without the backend."""
+    return f"10_{metric}/{path}"
 
 
 def _curves(mine: list[CellFacts]) -> Iterator[tuple[str, float | None, int]]:

@@ -38,7 +38,7 @@ from . import (
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
-from .errors import Fp8BenchError, NothingToDo, RunDirError, UsageError
+from .errors import Fp8BenchError, NothingToDo, RunDirError, StoreError, UsageError
 from .records import CheckReport, CheckResult, CheckStatus, Commit, Prepared, Role, TimingReport
 from .rundir import RunDir
 from .spec import Case, Cell
@@ -447,11 +447,26 @@ def _judge(night: _Night) -> None:
         return
     run, nights = night.run, night.config.runs_dir
     prepared, screened = run.prepared(), run.screened() if run.screen.is_file() else None
-    recorded = earlier.recorded_times(nights, prepared)
+    recorded = earlier.recorded_times(nights, prepared) or _logged_times(night.config, prepared)
     measured = (run.timed(), run.raw_samples())
     settings, timing = night.config.verdicts, night.config.timing
     found = verdicts.judge(prepared, run.built(), run.checked(), *measured, settings, screened, recorded, timing)
     records.write(_continued(found, prepared, nights), run.verdicts)
+
+
+def _logged_times(config: Config, prepared: Prepared) -> dict[str, float]:
+    """Times of the baseline's own night as MLflow has them, where its directory is on another machine or gone.
+
+    They tell a shift of the environment, without which a night is judged all the same.
+    """
+    if not prepared.baseline_run:
+        return {}
+    from . import store  # see _baseline
+
+    try:
+        return store.recorded_times(config, prepared.baseline_run) if store.exists(config) else {}
+    except StoreError:
+        return {}
 
 
 def _continued(found: records.Verdicts, prepared: Prepared, nights: Path) -> records.Verdicts:

@@ -117,6 +117,18 @@ def accepted_baselines(config: Config) -> list[Baseline]:
     return [_baseline(latest[device]) for device in sorted(latest)]
 
 
+def recorded_times(config: Config, run_id: str) -> dict[str, float]:
+    """Microseconds a call of the candidate by cell, as night `run_id` logged them; empty where it did not."""
+    prefix = charts.cell_key("candidate_us", "")
+    with _session(config) as client:
+        return {
+            f"{run.data.tags[BACKEND]}/{key.removeprefix(prefix)}": value
+            for run in _runs_of(client, _experiment(client, config), run_id)
+            for key, value in run.data.metrics.items()
+            if key.startswith(prefix) and run.data.tags[NIGHT_VERDICT] != Verdict.INVALID
+        }
+
+
 def exists(config: Config) -> bool:
     """Whether there is a store to ask: the file of a local one is made by the first night."""
     uri = config.tracking_uri

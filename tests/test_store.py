@@ -61,6 +61,19 @@ def test_a_night_of_any_state_is_logged_as_a_run_a_backend(state, tmp_path, conf
         assert logged.links[entry.backend].startswith("http://localhost:5000/#/experiments/")
 
 
+def test_times_of_a_night_are_found_again(tmp_path, config):
+    run_dir = make_night(tmp_path / "night", "regressed")
+    store.log_night(run_dir, config)
+    run_id = records.read(records.Prepared, run_dir / "prepare.json").run_id
+    found = store.recorded_times(config, run_id)
+    judged = records.read(Verdicts, run_dir / "verdicts.json")
+    assert found == pytest.approx({cell.cell: cell.candidate_us for cell in judged.cells})
+    assert store.recorded_times(config, "unknown") == {}
+    invalid = make_night(tmp_path / "invalid", "invalid", run_id="invalid")
+    store.log_night(invalid, config)
+    assert store.recorded_times(config, "invalid") == {}
+
+
 def test_layout_of_a_regressed_run(tmp_path, config, client):
     run_dir = make_night(tmp_path, "regressed")
     run = client.get_run(store.log_night(run_dir, config).runs["cpu"])
