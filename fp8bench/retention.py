@@ -61,7 +61,8 @@ class _Night:
 
     @property
     def locks(self) -> list[str]:
-        return [*STAGES, *(f"time-{shard}" for shard in range(len(self.prepared.shards)))]
+        shards = range(len(self.prepared.shards))
+        return [*STAGES, *(f"{stage}-{shard}" for stage in ("time", "confirm") for shard in shards)]
 
 
 def prune(config: Config, *, dry_run: bool = False) -> Pruned:

@@ -93,6 +93,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
+def screened_sentence(cells: int, families: int) -> str:
+    """What a screen lets pass."""
+    return f"{count(cells, 'cell')} to confirm, {count(families, 'whole family')}" if cells else "nothing to confirm"
+
+
 def title(backend: str) -> str:
     return TITLES.get(backend, backend)
 

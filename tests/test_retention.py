@@ -147,7 +147,7 @@ def test_an_unfinished_night_that_was_resumed_is_as_young_as_its_last_file(home:
     assert home.prune().removed == []
 
 
-@pytest.mark.parametrize("lock", ["alert", "judge", "time-0"])
+@pytest.mark.parametrize("lock", ["alert", "judge", "time-0", "confirm-0"])
 def test_a_night_in_use_is_left_alone_until_it_is_free(home: Home, lock: str) -> None:
     for name, days in (("a", 1), ("b", 2), ("old", 3)):
         home.night(name, days)

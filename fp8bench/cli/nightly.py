@@ -12,7 +12,7 @@ from ..errors import Fp8BenchError, UsageError
 from ..progress import Reporter
 from ..rundir import RunDir
 from . import EXIT_ERROR, EXIT_OK
-from .stage import add_request, request_of, settings_of
+from .stage import add_request, request_of, say_screened, settings_of
 
 # Stages that tell what was found. When one fails the others still speak, so that a regression is mailed although
 # MLflow is down, and the command ends with the code for infrastructure.
@@ -80,6 +80,8 @@ def _run_stages(run_dir: Path, settings: Config, options: stages.Options, report
             troubles.append(f"{name}: {error}")
         if name == "prepare":
             _say_what(RunDir(run_dir), reporter)
+        if name == "screen":
+            say_screened(RunDir(run_dir), reporter)
     return troubles
 
 

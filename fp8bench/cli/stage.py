@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .. import config, stages
+from .. import config, stages, wording
 from ..progress import Reporter
+from ..rundir import RunDir
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,18 @@ def run(args: argparse.Namespace) -> int:
     options = stages.Options(request_of(args), args.shard, not args.no_send)
     with Reporter() as reporter, reporter.step(args.name):
         code = stages.run_stage(args.name, args.run_dir, settings_of(args), options, reporter)
+        if args.name == "screen":
+            say_screened(RunDir(args.run_dir), reporter)
         if args.name == "judge":
             _log_cells(args.run_dir, reporter)
     return code
+
+
+def say_screened(run: RunDir, reporter: Reporter) -> None:
+    """How much is to be confirmed, if the night was screened."""
+    if run.screen.is_file():
+        found = run.screened()
+        reporter.say(f"         {wording.screened_sentence(len(found.cells), len(found.families))}")
 
 
 def _log_cells(run_dir: Path, reporter: Reporter) -> None:
