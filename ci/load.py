@@ -44,11 +44,11 @@ for name in sys.argv[1:]:
 
 @contextmanager
 def timed(what: str, bound: float | None = None) -> Iterator[None]:
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     yield
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     told = "" if bound is None else f"   (bound {bound:g} s: {'kept' if seconds < bound else 'BROKEN'})"
-    print(f"{what:<56} {seconds:8.2f} s{told}", flush=True)
+    print(f"{what:<56} {seconds:8.2f} s, {busy:.2f} s of a processor{told}", flush=True)
 
 
 def templates(root: Path, config: Config) -> list[Path]:
