@@ -143,6 +143,8 @@ def test_nights_of_a_commit_against_itself_are_sources(tmp_path: Path) -> None:
 def test_of_another_night_the_controls_alone_are_sources(tmp_path: Path) -> None:
     nights = [make_night(tmp_path / f"n{seed}", "regressed", seed=seed) for seed in range(2)]
     assert {cell.partition("/")[0] for cell in calibration.read_sources(nights).effects} == {"torch"}
+    known = calibration.read_sources(nights, equal=True).effects
+    assert {cell.partition("/")[0] for cell in known} == {"torch", "cpu"}
 
 
 @pytest.mark.parametrize(

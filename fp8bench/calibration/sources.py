@@ -28,15 +28,17 @@ class Source:
     names: tuple[str, ...]  # where they come from
 
 
-def read_sources(paths: Sequence[Path], device: str = "cuda") -> Source:
+def read_sources(paths: Sequence[Path], device: str = "cuda", equal: bool = False) -> Source:
     """The A/A launches of all `paths`, run directories or CSV files, as one table.
 
-    device: what CSV files were measured on; run directories know. UsageError where they do not fit together, or hold
-    too few launches; launches that timed less than half of the cells are left out, and so are such cells.
+    device: what CSV files were measured on; run directories know. equal: somebody knows that the builds of these nights
+    are equally fast, though their code differs, as when it was linked in another order: all cells count.
+    UsageError where they do not fit together, or hold too few launches. Launches that timed less than half of the cells
+    are left out, and so are cells that less than half of the launches timed.
     """
     tables, devices = [], set()
     for number, path in enumerate(paths):
-        table, measured_on = _read(path, device)
+        table, measured_on = _read(path, device, equal)
         tables.append(table.set_axis([f"{number}/{launch}" for launch in table.index], axis=0))
         devices.add(measured_on)
     if len(devices) > 1:
@@ -50,10 +52,10 @@ def read_sources(paths: Sequence[Path], device: str = "cuda") -> Source:
     return Source(effects.sort_index(axis=1), devices.pop(), tuple(path.name for path in paths))
 
 
-def _read(path: Path, device: str) -> tuple[pd.DataFrame, str]:
+def _read(path: Path, device: str, equal: bool) -> tuple[pd.DataFrame, str]:
     if path.is_dir():
         run = RunDir(path)
-        return _unchanged(run), run.prepared().environment.device
+        return _unchanged(run, equal), run.prepared().environment.device
     return _read_csv(path), device
 
 
@@ -75,10 +77,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table.pivot_table(index="launch", columns="cell", values="effect")
 
 
-def _unchanged(run: RunDir) -> pd.DataFrame:
+def _unchanged(run: RunDir, equal: bool) -> pd.DataFrame:
     """Every launch effect of a night that no code can have caused."""
     samples = run.raw_samples()
-    same = _unchanged_cells(run, samples)
+    same = run.prepared().cells if equal else _unchanged_cells(run, samples)
     return pd.concat(list(_by_phase(samples, same))) if len(samples) else pd.DataFrame()
 
 

@@ -22,6 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--planted", action="append", default=[], type=Path, metavar="DIR", help="a planted night")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (calibration/ in the home directory)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="what CSV files were measured on")
+    parser.add_argument(
+        "--equal", action="store_true", help="the builds of these nights differ and are equally fast: all cells count"
+    )
     parser.add_argument("--nights", type=_count, default=1000, metavar="N", help="to resample, a margin (1000)")
     parser.add_argument("--moved-nights", type=_count, default=300, metavar="N", help="to resample, an effect (300)")
     parser.add_argument("--cells", type=_count, default=900, metavar="N", help="of a night, at least (900)")
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         timing=config.timing,
     )
-    source = calibration.read_sources(_sources(args.sources, config.runs_dir), args.device)
+    source = calibration.read_sources(_sources(args.sources, config.runs_dir), args.device, args.equal)
     with Reporter() as progress:
         found = calibration.characterise(source, config.verdicts, plan, progress)
     planted = [calibration.look_at(path, config.verdicts, plan) for path in args.planted]
