@@ -28,6 +28,12 @@ def empty_scales(scheme: Scheme, tokens: int, hidden: int, device: str | torch.d
     return torch.empty_strided(shape, strides, dtype=torch.float32, device=device)
 
 
+def empty_outputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
+    """Uninitialised codes (tokens, hidden) and scales."""
+    codes = torch.empty(case.tokens, case.hidden, dtype=FP8, device=device)
+    return codes, empty_scales(case.scheme, case.tokens, case.hidden, device)
+
+
 def poisoned_outputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
     """Codes (tokens, hidden) and scales whose every element shows whether it was written."""
     codes = torch.full((case.tokens, case.hidden), POISON_CODE, dtype=torch.uint8, device=device).view(FP8)
