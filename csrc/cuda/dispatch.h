@@ -11,14 +11,14 @@ namespace fp8bench {
 
 // ---- The tables ---------------------------------------------------------------------------------------------
 // A row counts up to its size, in sixteenths of the threads that the machine holds: on 132 multiprocessors a sixteenth
-// is 16,896. The last row counts for everything beyond.
+// is 16,896. The last row counts for everything beyond. Elements are of 16 bits; one of 32 counts twice.
 
 constexpr unsigned kBeyond = ~0u;
 
 // Groups, and tokens as short: by elements in all.
 struct ByLanes {
   unsigned up_to;
-  int held;         // elements a lane
+  int held;         // elements a lane (of 32 bits: 8)
   unsigned threads; // a block
   Start rows, columns;
 };
@@ -54,13 +54,19 @@ struct ByTiles {
   unsigned threads;   // a block of it
 };
 constexpr ByTiles kByTiles[] = {
-    {1, 1, 4, 1, 256}, {2, 2, 4, 4, 128},  {4, 1, 2, 4, 128},       {16, 1, 4, 2, 256},
-    {28, 2, 4, 4, 128}, {32, 2, 2, 4, 128}, {kBeyond, 2, 4, 4, 128},
+    {1, 1, 4, 1, 256},
+    {2, 2, 4, 4, 128},
+    {4, 1, 2, 4, 128},
+    {16, 1, 4, 2, 256},
+    {28, 2, 4, 4, 128},
+    {32, 2, 2, 4, 128},
+    {256, 2, 4, 4, 128},
+    {kBeyond, 4, 4, 4, 128},
 };
 
 constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
-constexpr int kMostWarpLength = 1024;  // elements of a token that a warp takes by itself, where elements
-constexpr unsigned kWarpElements = 32; // are more, in sixteenths as above, and tokens are at least
+constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp takes by itself, where in all
+constexpr unsigned kWarpElements = 32; // there are more, in sixteenths as above, and tokens are at least
 constexpr int kWarpTokens = 2;         // a multiprocessor
 constexpr int kUsualVectors = 4;       // a thread, at most, of segments that also fit with fewer
 constexpr int kOneBlock = 1024;        // vectors up to which one block takes a tensor, a cluster beyond,
@@ -108,13 +114,16 @@ inline int index_of(Start start, const Forced &forced) {
   return forced.start ? int(forced.start) - 1 : static_cast<int>(start);
 }
 
-// Whether lanes of one warp share a segment of `length` elements; else a block does.
-inline bool choose_warp(uint64_t segments, uint64_t length, bool vectors, const Machine &machine,
+// So many elements of 16 bits fit `packs` vectors, or are as many single elements.
+constexpr uint64_t weight(uint64_t packs, bool vectors) { return vectors ? packs * 8 : packs; }
+
+// Whether lanes of one warp share a segment of `length` elements, `packs` packs; else a block does.
+inline bool choose_warp(uint64_t segments, uint64_t length, uint64_t packs, bool vectors, const Machine &machine,
                         const Forced &forced) {
   if (length <= kSmallestBlocks || !vectors) return length <= kSmallestBlocks;
-  if (length > uint64_t(kMostWarpLength)) return false;
+  if (weight(packs, vectors) > uint64_t(kMostWarpLength)) return false;
   if (forced.cluster) return forced.cluster == kForcedWarp;
-  const bool many = segments * length > uint64_t(machine.threads) * kWarpElements / 16;
+  const bool many = segments * weight(packs, vectors) > uint64_t(machine.threads) * kWarpElements / 16;
   return many && segments >= uint64_t(kWarpTokens * machine.multiprocessors);
 }
 
@@ -130,26 +139,33 @@ inline int choose_held(int usual, uint64_t length, unsigned vector, const Forced
 // How many lanes share a segment of `length` elements, `vector` to a vector or 1.
 inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t length, unsigned vector, bool column_major,
                            const Machine &machine, const Forced &forced) {
-  const ByLanes &row = row_for(tokens * groups * length, kByLanes, machine);
-  const int held = vector > 1 ? choose_held(row.held, length, vector, forced) : 0;
+  const ByLanes &row = row_for(weight(tokens * groups * length / vector, vector > 1), kByLanes, machine);
+  const int held = vector > 1 ? choose_held(vector < 8 ? kLaneElements[0] : row.held, length, vector, forced) : 0;
   const uint64_t elements = vector > 1 ? kLaneElements[held] : kLaneSingles;
   int log = 0;
   while (elements << log < length) ++log;
-  if (vector == 1) log = log <= 2 ? 2 : 5; // the widths that there are
+  if (vector == 1) log = log <= 2 ? 2 : kWarpLanes; // the widths that there are
   const uint64_t teams = 32 >> log;
   const uint64_t warps = column_major ? divide_up(tokens, teams) * groups : divide_up(tokens * groups, teams);
   const uint64_t most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
   const unsigned threads = static_cast<unsigned>(std::min<uint64_t>(most, warps * kWarp));
   const unsigned blocks = static_cast<unsigned>(divide_up(warps * kWarp, threads));
-  const Start start = log == 5 ? Start::kBehindLoads : column_major ? row.columns : row.rows;
+  const Start start = log == kWarpLanes ? Start::kBehindLoads : column_major ? row.columns : row.rows;
   return {true, log, {blocks, threads}, index_of(start, forced), held, elements << log == length};
+}
+
+// The grid of quantize_usual_by_lanes for columns: a block a group, a layer as many tokens as a block has teams.
+inline Grid choose_columns_grid(uint64_t tokens, unsigned groups, const Choice &choice) {
+  const uint64_t threads = std::min<uint64_t>(choice.grid.threads, round_up(tokens << choice.kernel, kWarp));
+  const uint64_t layers = divide_up(tokens << choice.kernel, threads);
+  return {groups, static_cast<unsigned>(threads), 1, static_cast<unsigned>(std::min<uint64_t>(layers, kBeyond))};
 }
 
 // How many packs a thread of a block holds, of `segments` segments of `packs` packs over `cluster` blocks.
 inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, unsigned cluster, const Machine &machine,
                             const Forced &forced) {
   const uint64_t share = divide_up(packs, cluster);
-  const ByBlocks &row = row_for(segments * packs * (vectors ? kLaneElements[0] : 1), kByBlocks, machine);
+  const ByBlocks &row = row_for(weight(segments * packs, vectors), kByBlocks, machine);
   Choice choice;
   for (int i = 0; i < (vectors ? 4 : 1); ++i) {
     const unsigned held = vectors ? kBlockVectors[i] : kSingles;

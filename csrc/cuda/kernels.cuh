@@ -14,7 +14,8 @@ constexpr int kBlockVectors[] = {1, 2, 4, 8}; // that it holds where they do: th
 constexpr int kTileVectors[] = {1, 2, 4};
 constexpr int kFloorVectors[] = {1, 2, 4, 8};
 constexpr int kLoopVectors = 4;               // of kernels that loop
-constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case, if it is not a warp
+constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case,
+constexpr int kWarpLanes = 5;                   // if it is not a warp
 
 struct Kernels {
   using BySegments = void (*)(Segments);

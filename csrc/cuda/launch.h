@@ -49,14 +49,14 @@ struct Stream {
 };
 
 struct Grid {
-  unsigned blocks, threads, cluster = 1;
+  unsigned blocks, threads, cluster = 1, layers = 1; // layers: blocks in the second dimension
 };
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const Grid &grid, const Stream &stream, Arguments... arguments) {
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
-  config.gridDim = grid.blocks, config.blockDim = grid.threads, config.stream = stream.handle;
+  config.gridDim = dim3(grid.blocks, grid.layers), config.blockDim = grid.threads, config.stream = stream.handle;
   config.attrs = attributes;
   if (stream.overlaps) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMostHidden = int64_t{1} << 30;   // elements of a token
 constexpr int64_t kMostSegments = int64_t{1} << 30; // of a launch; more tokens take several
+constexpr unsigned kMostLayers = 65535;             // of a grid
 constexpr uint64_t kMostUsual = uint64_t{1} << 31;  // packs of a launch in the usual case
 constexpr int kFloorThreads[] = {64, 128, 256, 512, 1024};
 
@@ -86,20 +87,29 @@ bool is_usual(const fp8bench_args &args, bool vectors) {
   return vectors && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
 }
 
+cudaError_t launch_by_lanes(const Segments &all, const Choice &choice, bool vectors, bool usual, const Kernels &kernels,
+                            const Stream &stream) {
+  const bool columns = all.scale_stride != 0;
+  const bool full = choice.full && choice.kernel >= kFewestLanes && choice.kernel <= kMostLanes;
+  const Grid grid = columns && full ? choose_columns_grid(all.tokens, all.groups.size(), choice) : choice.grid;
+  if (usual && full && grid.layers <= kMostLayers)
+    return launch(kernels.usual_by_lanes[choice.start][columns][choice.held][choice.kernel], grid, stream, all);
+  if (usual && !columns && choice.kernel == kWarpLanes)
+    return launch(kernels.usual_by_warps[choice.start][choice.held], choice.grid, stream, all);
+  const auto kernel = vectors ? kernels.by_lanes[choice.held][choice.kernel] : kernels.by_lanes_singly[choice.kernel];
+  return launch(kernel, choice.grid, stream, all);
+}
+
 cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
   const Stream stream(args, machine);
   const Forced forced(args);
   const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
   const bool usual = is_usual(args, vectors), columns = all.scale_stride != 0;
-  if (choose_warp(segments, all.length, vectors, machine, forced)) {
+  if (choose_warp(segments, all.length, all.packs, vectors, machine, forced)) {
     const Choice choice = choose_lanes(all.tokens, all.groups.size(), all.length,
                                        elements_of_pack(args, vectors), columns, machine, forced);
-    auto kernel = vectors ? kernels.by_lanes[choice.held][choice.kernel] : kernels.by_lanes_singly[choice.kernel];
-    if (usual && !columns && choice.kernel == 5) kernel = kernels.usual_by_warps[choice.start][choice.held];
-    else if (usual && choice.full && choice.kernel >= kFewestLanes && choice.kernel <= kMostLanes)
-      kernel = kernels.usual_by_lanes[choice.start][columns][choice.held][choice.kernel];
-    return launch(kernel, choice.grid, stream, all);
+    return launch_by_lanes(all, choice, vectors, usual, kernels, stream);
   }
   const Choice choice = choose_blocks(segments, all.packs, vectors, 1, machine, forced);
   if (choice.possible) {

@@ -99,19 +99,18 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
 }
 
 // The usual case of the same. Teams beyond the last segment or token do its work once more, so that nobody asks. A
-// team of less than a warp has as many lanes and packs as fit its segment.
+// team of less than a warp has as many lanes and packs as fit its segment. Column-major: blockIdx.x is a group.
 template <class Pack, int kLanes, int kPacks, Start kStart, Case kCase>
 __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(const __grid_constant__ Segments all) {
-  constexpr uint32_t kTeams = kWarp / kLanes;
   constexpr bool kFull = kLanes < kWarp;
   let_successor_start_at<kStart, Start::kAtOnce>();
-  const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % kLanes;
-  uint32_t number = min(thread / kLanes, all.last), scale_at = number; // of the segment
-  if constexpr (kCase == Case::kColumns) {
-    Segment segment = segment_of(thread / kWarp, all);
-    segment.token = min(segment.token * kTeams + threadIdx.x % kWarp / kLanes, all.tokens - 1);
-    number = segment.token * all.groups.size() + segment.group;
-    scale_at = segment.group * all.tokens + segment.token;
+  const uint32_t lane = threadIdx.x % kLanes;
+  const uint32_t team = (kCase == Case::kRows ? blockIdx.x : blockIdx.y) * (blockDim.x / kLanes) + threadIdx.x / kLanes;
+  uint32_t number = min(team, all.last), scale_at = number; // of the segment
+  if constexpr (kCase == Case::kColumns) { // a block takes a group, blockIdx.x, of neighbouring tokens
+    const uint32_t token = min(team, all.tokens - 1);
+    number = token * all.groups.size() + blockIdx.x;
+    scale_at = blockIdx.x * all.tokens + token;
   }
   const size_t offset = static_cast<size_t>(number) * (kFull ? kLanes * kPacks * Pack::kElements : all.length) +
                         (kFull ? lane * Pack::kElements : 0);

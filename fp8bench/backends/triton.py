@@ -181,31 +181,26 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
     LOOP: tl.constexpr,  # the chunks do not reach the end: go through the segment step by step, twice
     DENSE: tl.constexpr,  # segments follow each other in memory, and so do their scales
     EVEN: tl.constexpr,  # no program goes beyond the last line: masks are always true, and vanish
-    FAR: tl.constexpr,  # offsets within a program may exceed 32 bits
+    FAR: tl.constexpr,  # offsets may exceed 32 bits
     STATIC: tl.constexpr,
     HAS_UB: tl.constexpr,
     UE8M0: tl.constexpr,
 ):
     line = tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)[None, :]
+    # Offsets in 32 bits as far as these reach: the fewer instructions until the first load, the sooner it starts.
     if DENSE:
         first = tl.program_id(0) * ROWS
-        start = first.to(tl.int64)  # offsets may exceed 32 bits, numbers of lines do not
-        x += start * LENGTH
-        codes += start * LENGTH
-        place = start + line
-        source = (line * LENGTH)[:, None]
+        place = first.to(tl.int64) + line if FAR else first + line
+        source = (place * LENGTH)[:, None]
         target = source
     else:
-        group = tl.program_id(0).to(tl.int64)
+        group = tl.program_id(0).to(tl.int64) if FAR else tl.program_id(0)
         first = (tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)) * ROWS
-        start = first.to(tl.int64)
-        x += start * x_stride + group * LENGTH
-        codes += start * codes_stride + group * LENGTH
-        place = (start + line) * line_step + group * group_step
-        step = line.to(tl.int64) if FAR else line
-        source = (step * x_stride)[:, None]
-        target = (step * codes_stride)[:, None]
+        number = first.to(tl.int64) + line if FAR else first + line
+        place = number * line_step + group * group_step
+        source = (number * x_stride + group * LENGTH)[:, None]
+        target = (number * codes_stride + group * LENGTH)[:, None]
     x_tile = x + (source + column)
     codes_tile = codes + (target + column)
     there = ((first + line < lines) | EVEN)[:, None]
@@ -404,7 +399,7 @@ def bind_segments(
             LOOP=plan.loop,
             DENSE=dense,
             EVEN=lines % plan.rows == 0 and (dense or layers == 1),
-            FAR=plan.rows * max(x.stride(0), hidden) >= MOST_NEAR,
+            FAR=(tokens + plan.rows) * max(x.stride(0), hidden) >= MOST_NEAR,
             STATIC=scheme.static,
             HAS_UB=scale_ub is not None,
             UE8M0=scheme.ue8m0,

@@ -21,7 +21,7 @@
 
 struct dim3 {
   unsigned x, y = 1, z = 1;
-  dim3(unsigned width = 1) : x(width) {}
+  dim3(unsigned width = 1, unsigned height = 1) : x(width), y(height) {}
 };
 struct uint2 {
   uint32_t x, y;
@@ -174,6 +174,7 @@ inline const char *cudaGetErrorString(cudaError_t) { return ""; }
 template <class... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...), Parameters... arguments) {
   gridDim = config->gridDim, blockDim = config->blockDim;
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) emulation::run_block([&] { kernel(arguments...); });
+  for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) emulation::run_block([&] { kernel(arguments...); });
   return cudaSuccess;
 }
