@@ -1,0 +1,163 @@
+"""The service: up, mended, down, for real; and what it serves to whom."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import CHECKOUT
+
+sys.path.insert(0, str(CHECKOUT / "ci"))
+import serve_index
+from service import Service
+
+PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "INDEX_PORT")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A home and ports of one's own, and no schedule."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = {f"FP8BENCH_SERVICE__{name}": str(s.getsockname()[1]) for name, s in zip(PORTS, sockets, strict=True)}
+    for entry in sockets:
+        entry.close()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "FP8BENCH_"))}
+    home = tmp_path_factory.mktemp("service") / "home"
+    return kept | ports | {"FP8BENCH_HOME": str(home), "FP8BENCH_CONFIG": os.devnull, "FP8BENCH_AIRFLOW__SCHEDULE": ""}
+
+
+def service(environment: dict[str, str], action: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CHECKOUT / "ci" / "service.py"), action]
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def up(environment: dict[str, str]) -> Iterator[Service]:
+    said = service(environment, "up")
+    try:
+        assert said.returncode == 0, said.stdout + said.stderr
+        found = Service.running(Path(environment["FP8BENCH_HOME"]))
+        assert found is not None
+        yield found
+    finally:
+        service(environment, "down")
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it ended meanwhile
+        return ""
+
+
+def family(found: Service) -> list[psutil.Process]:
+    return psutil.Process(found.pid).children(recursive=True)
+
+
+def test_it_is_up_on_the_loopback_interface_alone(up: Service, environment: dict[str, str]) -> None:
+    addresses = {
+        connection.laddr.ip
+        for process in family(up)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+    again = service(environment, "up")
+    assert again.returncode == 0
+    assert Service.running(Path(environment["FP8BENCH_HOME"])) == up  # the same process: nothing was started twice
+    assert [line.split()[-1] for line in again.stdout.splitlines()[:3]] == ["up"] * 3
+    home = Path(environment["FP8BENCH_HOME"])
+    assert (home / "airflow" / "keys.json").stat().st_mode & 0o077 == 0
+    with urllib.request.urlopen(up.index, timeout=10) as page:
+        assert b"<html" in page.read()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{up.index}/mlflow.db", timeout=10)
+
+
+def test_a_killed_scheduler_comes_back(up: Service, environment: dict[str, str]) -> None:
+    def schedulers() -> list[psutil.Process]:
+        return [process for process in psutil.Process(up.pid).children() if "scheduler" in command_of(process)]
+
+    (before,) = schedulers()
+    before.kill()
+    deadline = time.monotonic() + 60
+    while (now := schedulers()) == [] or now == [before]:
+        assert time.monotonic() < deadline, "nobody started it again"
+        time.sleep(0.2)
+    time.sleep(0.5)  # it is told after it was done
+    assert "scheduler had ended" in (Path(environment["FP8BENCH_HOME"]) / "service.log").read_text()
+
+
+def test_down_leaves_nothing_running(up: Service, environment: dict[str, str]) -> None:
+    started = family(up)
+    said = service(environment, "down")
+    assert (said.returncode, "is down" in said.stdout) == (0, True), said.stdout + said.stderr
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
+    assert service(environment, "down").returncode == 0
+    said = service(environment, "status")
+    assert (said.returncode, "`make up` starts it" in said.stdout) == (4, True)
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_a_taken_port_is_named_with_its_setting(port: str, environment: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1])
+        mine = environment | {f"FP8BENCH_SERVICE__{port}": number, "FP8BENCH_HOME": str(tmp_path)}
+        said = service(mine, "run")
+    assert said.returncode == 4
+    assert f"port {number} for" in said.stderr
+    assert f"service.{port.lower()}" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+# ---- what is served -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/index.html", "/runs/night-1/report.html", "/runs/night-1/junit.xml"])
+def test_what_people_read_is_served(path: str, tmp_path: Path) -> None:
+    found = serve_index.file_of(tmp_path, path)
+    assert found is not None
+    assert found.suffix in serve_index.TYPES
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/mlflow.db",
+        "/service.json",
+        "/airflow/keys.json",
+        "/runs/night-1/config.json",
+        "/runs/night-1/logs/build.log",
+        "/runs/../mlflow.db",
+        "/runs/..%2f..%2fetc/report.html",
+        "/runs/.hidden/report.html",
+        "//etc/passwd",
+        "/runs/night-1/report.html/",
+        "/runs/night-1/report.html\n",
+    ],
+)
+def test_everything_else_is_not(path: str, tmp_path: Path) -> None:
+    assert serve_index.file_of(tmp_path, path) is None
+
+
+def test_a_link_out_of_the_home_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "night").symlink_to("/etc")
+    assert serve_index.file_of(tmp_path, "/runs/night/report.html") is None
+
+
+def test_a_foreign_host_name_is_refused() -> None:
+    assert serve_index.OURS.fullmatch("127.0.0.1:8090")
+    assert serve_index.OURS.fullmatch("localhost")
+    for name in ("evil.example.org", "127.0.0.1.evil.org", "", "localhost@evil"):
+        assert serve_index.OURS.fullmatch(name) is None
