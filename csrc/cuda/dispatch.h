@@ -26,6 +26,7 @@ constexpr ByLanes kByLanes[] = {
     {4, 8, 128, Start::kAtOnce, Start::kAtOnce},
     {16, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {32, 8, 128, Start::kAtOnce, Start::kAtOnce},
+    {56, 16, 256, Start::kBehindLoads, Start::kBehindLoads},
     {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {kBeyond, 16, 256, Start::kBehindLoads, Start::kAtOnce},
 };
