@@ -14,14 +14,14 @@ prepare -> build -> check -> time (a task a shard) -> screen -> confirm (a task 
   verdict as its message.
 * A night that was missed is made up for, by `airflow.catch_up`, with the commit that was the latest at its time. One
   whose kernels are the baseline's is a control, or skipped, by `nights.unchanged`.
+* Where to look: the tabs **FP8 report** (as soon as **render** is done) and **MLflow** of a run, **FP8 nights** in the
+  menu for all of them, and the log of **judge**, which has a line a cell. `fp8bench causes list` says what is open.
 * A task that could not work (exit code 4, or killed) is tried again; a fault of fp8bench itself is not.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import shlex
 import subprocess
 import sys
@@ -39,7 +39,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from fp8bench import config, git, records
+from fp8bench import config, git, paths, records
 
 CONFIG = config.load()
 SETTINGS = CONFIG.airflow
@@ -53,15 +53,20 @@ LATE = timedelta(hours=1)  # a scheduled night that begins later is made up for,
 COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
 PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
 SMTP_CONNECTION = "smtp_default"
+SUITES = ("smoke", "reference")  # that fp8bench ships
 
 log = logging.getLogger("airflow.task.fp8bench")
 
 
-def _text(default: str | None, title: str, description: str, characters: str) -> Param:
-    """A form field for `characters` only; it cannot begin with a dash, so that no value is taken for an option."""
+def _text(default: str | None, title: str, description: str, characters: str, examples: tuple[str, ...] = ()) -> Param:
+    """A form field for `characters` only, which proposes `examples`.
+
+    It cannot begin with a dash, so that no value is taken for an option.
+    """
     pattern = rf"^(?!-)[{characters}]{{1,200}}$(?!\n)"
     kind = "string" if default else ["null", "string"]
-    return Param(default or None, type=kind, title=title, description=description, pattern=pattern)
+    proposed = {"examples": list(examples)} if examples else {}
+    return Param(default or None, type=kind, title=title, description=description, pattern=pattern, **proposed)
 
 
 PARAMS = {
@@ -77,16 +82,13 @@ PARAMS = {
     "baseline": _text(
         None, "Baseline", "Branch, tag or commit to compare with. Empty: the accepted baseline.", r"\w./@~^+-"
     ),
-    "suite": _text(CONFIG.suite, "Suite", "smoke, reference, or the path of a suite's TOML file.", r"\w./-"),
+    "suite": _text(CONFIG.suite, "Suite", "smoke, reference, or the path of a suite's TOML file.", r"\w./-", SUITES),
 }
 
 
 def run_directory(run_id: str) -> Path:
-    """Where the DAG run `run_id` keeps its files: a plain name, and another one for every run id."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id)[:100].lstrip(".-")
-    if name != run_id:
-        name = f"{name or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
-    return CONFIG.runs_dir / name
+    """Where the DAG run `run_id` keeps its files; the plugin that shows its report looks there too."""
+    return paths.run_directory(CONFIG.runs_dir, run_id)
 
 
 def _here() -> Path:

@@ -258,6 +258,7 @@ def run(dag: Any, module: ModuleType, day: int, night: str, damage: str = "") ->
     when = datetime(2026, 3, day, 2, tzinfo=UTC)
     directory = module.run_directory(f"manual__{when.isoformat()}")
     shutil.rmtree(directory, ignore_errors=True)
+    (config.load().home / "causes.json").unlink(missing_ok=True)  # what an earlier session told
     make_night(directory, night, config=config.load())
     prepared = records.read(records.Prepared, directory / "prepare.json")
     asked = prepared.model_copy(update={"requested": {"repo": ".", "suite": "smoke"}})
@@ -287,6 +288,8 @@ def test_a_regression_turns_the_gate_red_and_is_mailed_once(
     assert f"AirflowFailException: {sentence}" in "".join(capfd.readouterr())
     assert len(inbox) == len(night.mails) > 0
     assert "REGRESSED" in inbox[0]["subject"]
+    parts = [part.get_content_type() for part in inbox[0].walk()]
+    assert {"text/plain", "text/html", "image/png"} <= set(parts)
     assert all(mail.with_suffix(".sent").exists() for mail in night.mails)
 
 

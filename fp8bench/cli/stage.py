@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from .. import config, stages, wording
+from ..errors import RunDirError
 from ..progress import Reporter
 from ..rundir import RunDir
 
@@ -62,5 +63,8 @@ def _log_cells(run_dir: Path, reporter: Reporter) -> None:
     """A line a cell: the log of the task that judged says what it found."""
     from ..report import terminal  # of all stages that log, only this one needs it
 
-    for line in terminal.cell_lines(run_dir):
-        reporter.say(line)
+    try:
+        for line in terminal.cell_lines(run_dir):
+            reporter.say(line)
+    except RunDirError as error:  # whoever needs what is damaged fails on it; the judging is done
+        reporter.say(str(error))
