@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int], None]  # what, done, total
 ENOUGH = 1 / 300  # a mail without a cause in more nights than this, and people stop reading them
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # of the margin in the settings: what else could be chosen
 COVERED = (3, 6, 12)  # launches whose intervals are counted
-SPENT_ON = 0.005  # ratio - 1 by which the stop rule is compared with a fixed number of launches
+SPENT_ON = 2.5  # margins: the effect by which the stop rule is compared with a fixed number of launches
 INTERVALS = 4000  # a number of launches and a cache regime, at least
 
 
@@ -172,12 +172,13 @@ def _false_alarms(source: Source, pool: Pool, rules: Rules, plan: Plan, count: _
 def _spent(pool: Pool, settings: VerdictSettings, margin: float, plan: Plan, stops: bool, count: _Counter) -> Spent:
     rules = Rules(settings, margin, plan.timing, stops)
     found = [count(outcome) for outcome in nights(pool, rules, plan.nights, plan.seed + 4)]
-    caught = _caught(pool, rules, plan, SPENT_ON, count)
+    effect = round(SPENT_ON * margin, 4)
+    caught = _caught(pool, rules, plan, effect, count)
     return Spent(
         stops=stops,
         launches=float(np.mean([sum(outcome.launches) for outcome in found])),
         mails=rate(sum(bool(outcome.accused) for outcome in found), len(found)),
-        effect=SPENT_ON,
+        effect=effect,
         caught=caught.caught,
         cells=caught.cells,
     )
