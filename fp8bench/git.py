@@ -283,7 +283,8 @@ def _environment() -> dict[str, str]:
     kept = {
         key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     }
-    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    fixed = {"GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    return {**kept, **fixed, "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}  # ext:: would run a command
 
 
 def _command(directory: Path) -> list[str]:
