@@ -108,7 +108,7 @@ class VerdictSettings(Section):
  How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed bymax_dropped_share: float = Field(default=0.25, ge=0, le=1)
  How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by# When less of what should have been timed was, silence would mean nothing.
  How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed bymin_timed_share: float = Field(default=0.5, ge=0, le=1)
- How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by# How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by
+ How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by# How far the baseline build may be from its recorded times, in the median over a family: one kernel differed by
  How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by# 4.5% between machines of one model and by 3.6% between processes, so less is nobody's news.
  How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed byshift_cuda: float = Field(default=0.06, ge=0)
  How far the baseline build may be from its recorded times, in the median over a family: the same kernel differed by# A CPU's clock and neighbours change from day to day.
