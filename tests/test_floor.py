@@ -20,12 +20,13 @@ from torch import Tensor
 from fp8bench import backends, bench, builds, checks, config, paths, reference, suite, toolchain
 from fp8bench.backends import YARDSTICKS, floor, yardstick_case
 from fp8bench.bench import Limits, Timing
-from fp8bench.config import Config, VerdictSettings
+from fp8bench.config import TimingSettings, VerdictSettings
 from fp8bench.errors import ToolchainError, UsageError
 from fp8bench.records import CheckReport, CheckStatus, Verdict, Verdicts
 from fp8bench.rundir import RunDir
 from fp8bench.spec import BASELINE, CANDIDATE, DTYPES, Case, Cell, Scheme
-from fp8bench.supervisor.launches import _Night
+from fp8bench.supervisor.planning import Work, controls
+from fp8bench.supervisor.samples import Launch
 from fp8bench.verdicts import judge
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -190,8 +191,9 @@ def test_shipped_suites_have_a_floor_for_every_cell_on_a_gpu(name: str) -> None:
 def test_it_is_timed_in_the_first_launches_alone(candidate: str, tmp_path: Path) -> None:
     cells = suite.load("smoke", "cuda").cells
     folders = {BASELINE: tmp_path / "a", CANDIDATE: tmp_path / candidate}
-    night = _Night(Config(home=tmp_path), folders, cells, "cuda", 0)
-    kept = {launch: {Cell.parse(cell).backend for cell in night.plan(launch).cells} for launch in (1, 2)}
+    work = Work(cells, controls(folders, cells, frozenset()), "screen", TimingSettings(), 0.003, 0)
+    past = [Launch(number=number) for number in range(2)]
+    kept = {launch: {Cell.parse(job.cell).backend for job in work.plan(past[:launch]).jobs} for launch in (1, 2)}
     assert "floor" in kept[1]
     assert "floor" not in kept[2]
     assert "cuda" in kept[2]
