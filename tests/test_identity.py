@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -74,6 +75,42 @@ def test_another_launch_is_other_host_code(compiled: Callable[[str], bytes], pla
     changed = compiled(SOURCE.replace("count / 64, 64", "count / 32, 32"))
     assert _kernels(changed) == _kernels(plain)
     assert machine_code.host_code([changed]) != machine_code.host_code([plain])
+
+
+TRITON = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def double(x, y, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    tl.store(y + at, tl.load(x + at) * 2)
+"""
+
+
+def _cubin(folder: Path, source: str) -> bytes:
+    """What Triton makes for sm_90 of the kernel in `source`."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    folder.mkdir()
+    (folder / "kernels.py").write_text(source)
+    kernel = runpy.run_path(str(folder / "kernels.py"))["double"]
+    signature = {"x": "*fp32", "y": "*fp32", "SIZE": "constexpr"}
+    made = ASTSource(kernel, signature=signature, constexprs={(2,): 128})
+    cubin: bytes = triton.compile(made, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+    return cubin
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
+def test_a_kernel_of_triton_does_not_change_with_its_place(tmp_path: Path) -> None:
+    first = machine_code.kernels(_cubin(tmp_path / "a", TRITON))
+    assert set(first) == {"double"}
+    moved = _cubin(tmp_path / "b", f"# Moved down,\n# and commented on.\n{TRITON}")
+    assert machine_code.kernels(moved) == first
+    assert machine_code.kernels(_cubin(tmp_path / "c", TRITON.replace("* 2", "* 3"))) != first
 
 
 @pytest.mark.parametrize("cut", [0, 5, 64, 1000])
