@@ -164,7 +164,8 @@ def latest_before(repo: str | Path, revision: str, when: datetime, cache_dir: Pa
 def export(repo: str | Path, sha: str, paths: Sequence[str], target: Path) -> None:
     """Write the files under `paths` as they are in the commit `sha` below `target`.
 
-    Paths that the commit does not have are left out; RevisionError when it has none of them.
+    Paths that the commit does not have are left out, and so are symbolic links, which may lead anywhere; RevisionError
+    when it has none of them.
     """
     directory = Path(repo)
     listed = _checked(directory, "ls-tree", "--name-only", "-z", "--end-of-options", sha, "--", *paths)
@@ -179,7 +180,20 @@ def export(repo: str | Path, sha: str, paths: Sequence[str], target: Path) -> No
             raise RevisionError(f"git cannot export commit {sha[:9]}: {_last_line(done.stderr.decode())}.")
         tar.seek(0)
         with tarfile.open(fileobj=tar) as archive:
-            archive.extractall(target, filter="data")
+            _unpack(archive, target)
+
+
+def _unpack(archive: tarfile.TarFile, target: Path) -> None:
+    """The regular files of an archive; git's own names lead nowhere else. (Before Python 3.11.4 no filter does that.)"""
+    for member in archive:
+        content = archive.extractfile(member) if member.isreg() else None
+        parts = Path(member.name).parts
+        if content is None or member.name.startswith("/") or ".." in parts:
+            continue
+        file = target.joinpath(*parts)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.read())
+        file.chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 def dirty_files(repo: str | Path) -> tuple[str, ...]:

@@ -103,6 +103,19 @@ def test_export_writes_the_commit_and_not_the_worktree(repo: Path, tmp_path: Pat
     assert git.dirty_files(repo) == ()
 
 
+def test_export_follows_no_links_and_keeps_what_can_be_run(repo: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    run(repo, "clone", "-q", str(repo), str(clone))
+    (clone / "csrc" / "link").symlink_to("/etc")
+    (clone / "csrc" / "tool").write_text("#!/bin/sh")
+    (clone / "csrc" / "tool").chmod(0o755)
+    sha = commit(clone, "Link")
+    git.export(clone, sha, ["csrc"], tmp_path / "tree")
+    assert sorted(path.name for path in (tmp_path / "tree" / "csrc").iterdir()) == ["a", "tool"]
+    assert (tmp_path / "tree" / "csrc" / "tool").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "tree" / "csrc" / "a").stat().st_mode & 0o777 == 0o644
+
+
 def test_export_of_a_foreign_commit_is_told(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(RevisionError, match="has no kernels or nothing"):
         git.export(repo, run(repo, "rev-parse", "HEAD"), ["kernels", "nothing"], tmp_path)
