@@ -28,7 +28,7 @@ from .store import Baseline
 
 _GIVEN_UP = ".pruned-"  # + the name that a directory had
 _HASH = re.compile(r"[0-9a-f]{16}")
-_LEFT_OVER = re.compile(r"\.(tree|build|compile)-\w{8}")  # of a build that was killed
+_LEFT_OVER = re.compile(r"\.(tree|build|compile|copy)-\w{8}")  # of a build or a launch that was killed
 _LEFT_OVER_AGE = timedelta(days=1)
 
 

@@ -101,7 +101,7 @@ def time_cells(
     fixed = controls(builds, cells, frozenset(same_code))
     work = Work(tuple(cells), fixed, phase, config.timing, config.verdicts.margin(device), seed)
     past = _stored(work, samples_dir)
-    with _second_copy(builds["baseline"]) as copy:
+    with _second_copy(builds["baseline"], config.builds_dir) as copy:
         pair = builds if builds["baseline"] != builds["candidate"] else {**builds, "candidate": copy}
         env = worker_environment(device, config.home / "cache", gpu_index)
         session = _Session(config, pair, copy, device, seed, env, shared_backends(builds))
@@ -143,12 +143,12 @@ def _stored(work: Work, samples_dir: Path) -> list[Launch]:
 
 
 @contextmanager
-def _second_copy(build: Path) -> Iterator[Path]:
-    """The build in another place: a library that is loaded from there too has its code at other addresses."""
-    with tempfile.TemporaryDirectory(prefix="fp8bench-") as name:
-        copy = Path(name) / build.name
-        shutil.copytree(build, copy)
-        yield copy
+def _second_copy(build: Path, place: Path) -> Iterator[Path]:
+    """The build once more, below `place`: a library that is loaded from there too has its code at other addresses."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".copy-") as name:
+        Path(name).chmod(0o755)  # a worker may run as somebody else
+        yield Path(shutil.copytree(build, Path(name) / build.name))
 
 
 def _launch(number: int, outcome: Outcome, seconds: float) -> Launch:
