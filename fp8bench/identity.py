@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,19 +134,25 @@ def _without_address(value: bytes) -> bytes:
     return b"address" if is_address else value
 
 
+# What holds a loaded kernel, in the releases of Triton and torch that there are: module, class.
+_COMPILED = (
+    ("triton.compiler.compiler", "CompiledKernel"),
+    ("torch._inductor.runtime.static_cuda_launcher", "StaticallyLaunchedCudaKernel"),
+    ("torch._inductor.runtime.static_triton_launcher", "StaticallyLaunchedCudaKernel"),
+)
+
+
 def _loaded_kernels() -> dict[int, str]:
     """Hash of each compiled kernel that Triton or Inductor has loaded, by its CUfunction."""
-    found = {}
-    for value in gc.get_objects():
-        if type(value).__name__ in _COMPILED and isinstance(function := getattr(value, "function", None), int):
+    classes = [getattr(sys.modules.get(module), name, None) for module, name in _COMPILED]
+    present = tuple(found for found in classes if isinstance(found, type))
+    loaded = {}
+    for value in gc.get_referrers(*present):  # an object refers to its class
+        if isinstance(value, present) and isinstance(function := getattr(value, "function", None), int):
             codes = set(machine_code.kernels(_cubin(value)).values())
             if len(codes) == 1:
-                found[function] = codes.pop()
-    return found
-
-
-# What holds a loaded kernel in the releases of Triton and torch that there are.
-_COMPILED = frozenset({"CompiledKernel", "StaticallyLaunchedCudaKernel", "StaticallyLaunchedTritonKernel"})
+                loaded[function] = codes.pop()
+    return loaded
 
 
 def _cubin(kernel: Any) -> bytes:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def double(x, y, SIZE: tl.constexpr):
 """
 
 
-def _cubin(folder: Path, source: str) -> bytes:
+def _compiled(folder: Path, source: str) -> Any:
     """What Triton makes for sm_90 of the kernel in `source`."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
@@ -100,8 +101,11 @@ def _cubin(folder: Path, source: str) -> bytes:
     kernel = runpy.run_path(str(folder / "kernels.py"))["double"]
     signature = {"x": "*fp32", "y": "*fp32", "SIZE": "constexpr"}
     made = ASTSource(kernel, signature=signature, constexprs={(2,): 128})
-    cubin: bytes = triton.compile(made, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
-    return cubin
+    return triton.compile(made, target=GPUTarget("cuda", 90, 32))
+
+
+def _cubin(folder: Path, source: str) -> bytes:
+    return bytes(_compiled(folder, source).asm["cubin"])
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
@@ -111,6 +115,14 @@ def test_a_kernel_of_triton_does_not_change_with_its_place(tmp_path: Path) -> No
     moved = _cubin(tmp_path / "b", f"# Moved down,\n# and commented on.\n{TRITON}")
     assert machine_code.kernels(moved) == first
     assert machine_code.kernels(_cubin(tmp_path / "c", TRITON.replace("* 2", "* 3"))) != first
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
+def test_loaded_kernels_are_found_by_their_handle(tmp_path: Path) -> None:
+    kernel = _compiled(tmp_path / "a", TRITON)
+    assert None not in identity._loaded_kernels(), "not loaded yet"
+    kernel.function = 4711  # as loading it on a device would
+    assert identity._loaded_kernels()[4711] == machine_code.kernels(kernel.asm["cubin"])["double"]
 
 
 @pytest.mark.parametrize("cut", [0, 5, 64, 1000])
