@@ -13,13 +13,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= auto
 
-.PHONY: help setup nightly up down status units ui test lint lock clean
+.PHONY: help setup nightly up down status units doctor prune tell ui test lint lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup     environment in .venv, from requirements.lock"
 	@echo "make nightly   a whole night through an embedded Airflow; CANDIDATE= BASELINE= SUITE= REPO= choose"
 	@echo "make up        every night from now on, on its schedule; make status, make down"
+	@echo "make doctor    what nights need here, and what to do; make prune removes old ones, make tell logs late ones"
 	@echo "make units     systemd units of this user, so that it is up after a reboot too"
 	@echo "make ui        Airflow and MLflow in the browser, until Ctrl-C"
 	@echo "make test      lint, types, layering contracts, all tests"
@@ -38,6 +39,9 @@ nightly: $(READY)
 
 up down status: $(READY)
 	@$(BIN)/python ci/service.py $@
+
+doctor prune tell: $(READY)
+	@$(BIN)/fp8bench $@
 
 units: $(READY)
 	@PYTHON="$(CURDIR)/$(BIN)/python" ci/units

@@ -184,7 +184,7 @@ def export(repo: str | Path, sha: str, paths: Sequence[str], target: Path) -> No
 
 
 def _unpack(archive: tarfile.TarFile, target: Path) -> None:
-    """The regular files of an archive; git's own names lead nowhere else. (Before Python 3.11.4 no filter does that.)"""
+    """The regular files of an archive, and nothing that leads elsewhere. (Python has a filter for that from 3.11.4 on.)"""
     for member in archive:
         content = archive.extractfile(member) if member.isreg() else None
         parts = Path(member.name).parts
