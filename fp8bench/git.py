@@ -184,7 +184,7 @@ def export(repo: str | Path, sha: str, paths: Sequence[str], target: Path) -> No
 
 
 def _unpack(archive: tarfile.TarFile, target: Path) -> None:
-    """The regular files of an archive, and nothing that leads elsewhere. (Python has a filter for that from 3.11.4 on.)"""
+    """The regular files of an archive, and nothing that leads elsewhere. (Python filters so from 3.11.4 on.)"""
     for member in archive:
         content = archive.extractfile(member) if member.isreg() else None
         parts = Path(member.name).parts
