@@ -2,12 +2,13 @@
 
 home/
 ├── builds/<hash>/     kernels of a commit, by content (`fp8bench.builds`)
-├── repos/             bare clones of the repositories under test
+├── repos/             bare clones of the repositories under test, shallow until history is asked for
 ├── runs/<run id>/     one directory a night (`fp8bench.rundir`)
 ├── index.html         the page over all nights
 ├── causes.json        what was told of each cause, and what people decided (`fp8bench.causes`)
-├── cache/             compile caches of Inductor and Triton
+├── cache/             compile caches of Inductor and Triton; what the page over all nights remembers
 ├── mlflow.db, mlflow-artifacts/
+├── service.json, service.log   of `make up`
 └── airflow/           the embedded Airflow
 """
 
