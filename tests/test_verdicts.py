@@ -244,7 +244,7 @@ def test_a_crash_while_timing_is_told() -> None:
 def test_few_launches_are_missing_and_wide_intervals_unresolved() -> None:
     few = judge(samples({}, launches=2))
     assert {cell.verdict for cell in few.cells if cell.cell.startswith("cpu/")} == {Verdict.MISSING}
-    wide = judge(samples({}, launch_sd=0.1))
+    wide = judge(samples({}, launch_sd=0.2))
     unresolved = [cell for cell in wide.cells if cell.verdict is Verdict.UNRESOLVED]
     assert len(unresolved) >= 9
     assert wide.exit_code == 0
@@ -320,6 +320,15 @@ def test_significance_magnitude_and_direction_are_put_together_once(
 ) -> None:
     effect = Effect(value=value, lower=value - 0.01, upper=upper, p_value=0.0, launches=6)
     assert verdicts.change(effect, significant, margin=0.03) is verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "upper", "verdict"),
+    [(0.02, 0.05, Verdict.OK), (0.02, 0.07, Verdict.UNRESOLVED), (0.04, 0.05, Verdict.UNRESOLVED)],
+)
+def test_an_ok_is_below_the_margin_and_excludes_two(value: float, upper: float, verdict: Verdict) -> None:
+    effect = Effect(value=value, lower=value - 0.03, upper=upper, p_value=0.5, launches=6)
+    assert verdicts.change(effect, significant=False, margin=0.03, excluded=0.06) is verdict
 
 
 # ---- screen and confirmation --------------------------------------------------------------------------------

@@ -38,14 +38,22 @@ def direction(value: float) -> Literal[-1, 0, 1]:
     return 1 if value > 0 else -1 if value < 0 else 0
 
 
-def change(effect: Effect | stats.Estimate, significant: bool, margin: float, required: float | None = None) -> Verdict:
-    """REGRESSED or IMPROVED when significant and relevant, OK when shown to be below the margin, else UNRESOLVED.
+def change(
+    effect: Effect | stats.Estimate,
+    significant: bool,
+    margin: float,
+    required: float | None = None,
+    excluded: float | None = None,
+) -> Verdict:
+    """REGRESSED or IMPROVED when significant and relevant, OK when surely not much slower, else UNRESOLVED.
 
-    required: the margin of this very cell, where its launches sway; an OK must lie below the machine's own `margin`.
+    margin: the machine's. required: the margin of this very cell, where its launches sway. excluded: what an OK's
+    interval must lie below, while the effect itself is below `margin`. Both are `margin` unless given.
     """
     if significant and is_relevant(effect.value, margin if required is None else required):
         return Verdict.REGRESSED if direction(effect.value) > 0 else Verdict.IMPROVED
-    return Verdict.OK if effect.upper <= margin else Verdict.UNRESOLVED
+    clear = effect.value <= margin and effect.upper <= (margin if excluded is None else excluded)
+    return Verdict.OK if clear else Verdict.UNRESOLVED
 
 
 def loudest(verdicts: Iterable[Verdict]) -> Verdict:
@@ -151,9 +159,10 @@ class _Rule:
         return self._decisions(found, phase, [up or down for up, down in zip(*sides, strict=True)][: len(found)])
 
     def _decisions(self, found: pd.DataFrame, phase: Phase, significant: Sequence[bool]) -> dict[str, Decision]:
+        excluded = self.settings.resolution * self.margin
         verdicts = zip(stats.as_estimates(found).items(), significant, strict=True)
         return {
-            name: Decision(change(entry, stands, self.margin, entry.margin), entry, phase)
+            name: Decision(change(entry, stands, self.margin, entry.margin, excluded), entry, phase)
             for (name, entry), stands in verdicts
         }
 
