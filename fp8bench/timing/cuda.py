@@ -142,10 +142,18 @@ class CudaGraphClock(Clock):
         """
         captures = []
         for number in range(job.captures if overlaps else 1):
-            arms = list(range(len(job.arms)))
-            made = {arm: self._capture(job.arms[arm], calls) for arm in (arms[::-1] if number % 2 else arms)}
-            captures.append([made[arm] for arm in arms])
+            backwards = number % 2 == 1
+            made = self._capture_each(job.arms[::-1] if backwards else job.arms, calls)
+            captures.append(made[::-1] if backwards else made)
         return captures
+
+    def _capture_each(self, arms: Sequence[Sequence[Call]], calls: int) -> list[torch.cuda.CUDAGraph]:
+        """A graph an arm; arms of the same callables, which cannot differ, share one."""
+        made: list[torch.cuda.CUDAGraph] = []
+        for number, arm in enumerate(arms):
+            same = arms.index(arm)
+            made.append(made[same] if same < number else self._capture(arm, calls))
+        return made
 
     def _time(self, job: Job) -> tuple[int, list[float]]:
         self._call_once(job.arms)
