@@ -326,3 +326,18 @@ def test_the_log_of_the_judge_has_a_line_a_cell_the_loudest_first(tmp_path, caps
     assert len(lines) == 64
     assert re.fullmatch(r"REGRESSED +cpu/group-128-row\S+  \+15\.8% \[\S+ \S+\]  \S+ -> \S+ us", lines[0])
     assert lines[-1].startswith("CONTROL ")
+
+
+def test_metrics_are_in_the_text_format_whatever_the_names(tmp_path, capsys):
+    run_dir = make_night(tmp_path / "n", "regressed")
+    prepared = json.loads((run_dir / "prepare.json").read_text())
+    prepared["suite"] = 'a"b\\c\nd'
+    (run_dir / "prepare.json").write_text(json.dumps(prepared))
+    assert cli.main(["report", str(run_dir), "--format", "prometheus"]) == 0
+    text = capsys.readouterr().out
+    label = r'"(?:[^"\\\n]|\\[\\"n])*"'
+    sample = re.compile(rf"[a-z_0-9]+\{{[a-z]+={label}(?:,[a-z]+={label})*\}} -?[0-9.e+-]+")
+    lines = text.splitlines()
+    assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
+    assert next(line for line in lines if line.startswith("fp8bench_night_exit_code{")).endswith(" 1")
+    assert any('backend="cpu",verdict="REGRESSED"} 8' in line for line in lines)

@@ -23,7 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("run", nargs="?", default="", metavar="RUN", help="run directory or run id (the latest night)")
     parser.add_argument(
-        "--format", choices=["text", "markdown", "junit"], default="text", help="text, as it is read here (default)"
+        "--format",
+        choices=["text", "markdown", "junit", "prometheus"],
+        default="text",
+        help="text, as it is read here (default)",
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of verdicts.json instead")
 
@@ -41,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
         _write(summary.render(directory, config.home), "utf-8")
     else:
-        from ..report import junit
+        from ..report import junit, prometheus
 
-        _write(junit.render(directory), "utf-8")
+        _write({"junit": junit, "prometheus": prometheus}[args.format].render(directory), "utf-8")
     return EXIT_OK
 
 
