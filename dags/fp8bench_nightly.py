@@ -31,7 +31,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
+from airflow.sdk import DAG, Param, TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -50,6 +50,7 @@ if SETTINGS.pod_template:
 GPU: dict[str, Any] = {"pool": SETTINGS.pool, **ON_GPU}
 LATE = timedelta(hours=1)  # a scheduled night that begins later is made up for, and measures the commit of its time
 
+DAG_ID = "fp8bench_nightly"
 COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
 PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
 SMTP_CONNECTION = "smtp_default"
@@ -92,8 +93,10 @@ def run_directory(run_id: str) -> Path:
 
 
 def _here() -> Path:
-    """The run directory of the task that is running."""
-    return run_directory(get_current_context()["run_id"])
+    """The run directory of the task that is running; nights of other kinds of GPU may bear the same run id."""
+    context = get_current_context()
+    fleet = context["dag"].dag_id.removeprefix(DAG_ID).lstrip("_")
+    return run_directory(f"{context['run_id']}-on-{fleet}" if fleet else context["run_id"])
 
 
 @contextmanager
@@ -276,29 +279,40 @@ def gate() -> str:
     return sentence
 
 
-@dag(
-    dag_id="fp8bench_nightly",
-    dag_display_name="fp8bench: the night",
-    description="Performance-regression night of the FP8 quantization kernels",
-    doc_md=__doc__,
-    schedule=SETTINGS.schedule or None,
-    catchup=SETTINGS.catch_up == "all",
-    max_active_runs=1,
-    params=PARAMS,
-    tags=["fp8bench", "nightly"],
-    default_args={
-        "owner": "fp8bench",
-        "queue": SETTINGS.control_queue,
-        "retries": SETTINGS.retries,
-        "retry_delay": timedelta(seconds=SETTINGS.retry_delay_s),
-    },
-)
-def fp8bench_nightly() -> None:
-    shards, built, checked = prepare(), build(), check()
-    timed, screened, confirmed, judged = time.expand(shard=shards), screen(), confirm.expand(shard=shards), judge()
+def _night(gpu: dict[str, Any], on_gpu: dict[str, Any]) -> None:
+    """The tasks of a night; gpu, on_gpu: where those run that measure, and that describe the GPU."""
+    shards, built, checked = prepare.override(**on_gpu)(), build(), check.override(**gpu)()
+    timed, screened = time.override(**gpu).expand(shard=shards), screen()
+    confirmed, judged = confirm.override(**gpu).expand(shard=shards), judge()
     logged, rendered, alerted = log_night(), render(), alert()
     shards >> built >> checked >> timed >> screened >> confirmed >> judged >> logged >> rendered >> alerted >> gate()
     judged >> [rendered, alerted]
 
 
-fp8bench_nightly()
+def nightly(fleet: str = "", queue: str = "") -> DAG:
+    """The DAG of the nights on the GPUs of a fleet; "": those that `airflow.queue` and `airflow.pool` name."""
+    where = {"queue": queue} if fleet else {}
+    with DAG(
+        dag_id=f"{DAG_ID}_{fleet}" if fleet else DAG_ID,
+        dag_display_name=f"fp8bench: the night on {fleet}" if fleet else "fp8bench: the night",
+        description="Performance-regression night of the FP8 quantization kernels",
+        doc_md=__doc__,
+        schedule=SETTINGS.schedule or None,
+        catchup=SETTINGS.catch_up == "all",
+        max_active_runs=1,
+        params=PARAMS,
+        tags=["fp8bench", "nightly", *([fleet] if fleet else [])],
+        default_args={
+            "owner": "fp8bench",
+            "queue": SETTINGS.control_queue,
+            "retries": SETTINGS.retries,
+            "retry_delay": timedelta(seconds=SETTINGS.retry_delay_s),
+        },
+    ) as made:
+        _night(where | ({"pool": f"{SETTINGS.pool}_{fleet}"} if fleet else {}), where)
+    return made
+
+
+fp8bench_nightly = nightly()
+for _fleet, _queue in SETTINGS.fleets.items():
+    globals()[f"{DAG_ID}_{_fleet}"] = nightly(_fleet, _queue)

@@ -40,7 +40,7 @@ def describe(**environment: str) -> dict[str, Any]:
 import json, runpy, sys
 import airflow.sdk
 before = set(sys.modules)
-dag = runpy.run_path({str(DAG_FILE)!r})["fp8bench_nightly"]()
+dag = runpy.run_path({str(DAG_FILE)!r})["fp8bench_nightly"]
 print(json.dumps({{
     "schedule": dag.schedule, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "doc": dag.doc_md,
     "imported": sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & set({sorted(HEAVY)!r})),
@@ -134,6 +134,20 @@ def test_settings_choose_pool_queue_executor_schedule_and_retries() -> None:
         assert (task["queue"] == "gpu", task["executor"] == "CeleryExecutor") == (gpu,) * 2
         assert (task["pool"] == "h200") == (name in ("check", "time", "confirm"))
         assert task["retries"] == (0 if name == "gate" else 3)
+
+
+def test_each_kind_of_gpu_has_nights_of_its_own(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    night = module.nightly("b200", "gpu-b200")
+    assert night.dag_id == "fp8bench_nightly_b200"
+    assert list(night.task_dict) == ORDER
+    on_gpu = {name for name, task in night.task_dict.items() if task.queue == "gpu-b200"}
+    assert on_gpu == {"prepare", "check", "time", "confirm"}
+    assert {night.get_task(name).pool for name in on_gpu - {"prepare"}} == {"gpu_b200"}
+    there = {"run_id": "manual-1", "dag": night}
+    monkeypatch.setattr(module, "get_current_context", lambda: there)
+    elsewhere = module._here()
+    there["dag"] = module.fp8bench_nightly
+    assert module._here() == module.run_directory("manual-1") != elsewhere
 
 
 def test_everything_is_explained_and_bounded_in_time(described: dict[str, Any]) -> None:
@@ -327,7 +341,11 @@ def test_a_late_night_measures_the_commit_of_its_time_or_nothing(
 
     when = datetime.now(UTC) - timedelta(hours=30 if late else 0)
     monkeypatch.setattr(module, "SETTINGS", module.SETTINGS.model_copy(update={"catch_up": catch_up}))
-    monkeypatch.setattr(module, "get_current_context", lambda: {"logical_date": when, "run_id": "scheduled__late"})
+    monkeypatch.setattr(
+        module,
+        "get_current_context",
+        lambda: {"logical_date": when, "run_id": "scheduled__late", "dag": module.fp8bench_nightly},
+    )
     if late and catch_up == "none":
         with pytest.raises(AirflowSkipException, match="was missed"):
             module._made_up_for()
