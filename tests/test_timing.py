@@ -7,7 +7,7 @@ import math
 import os
 import random
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from fp8bench.timing import Call, Clock, clock_for, cpu, machine, plan
+from fp8bench.timing.clock import Job
 from fp8bench.timing.cpu import CpuClock
+from fp8bench.timing.cuda import CudaGraphClock
 
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"))
 
@@ -99,6 +101,30 @@ def test_captures_share_the_quads(quads: int, captures: int, shares: list[int]) 
     ]
     assert sorted(used) == sorted(shares)
     assert blocks == sorted(blocks, key=lambda graph: graph // 2), "one capture after the other"
+
+
+class _Captures(CudaGraphClock):
+    """The clock's captures by name, without a device to capture on."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    def _capture(self, calls: Sequence[object], count: int, *, keep: bool = False) -> str:  # type: ignore[override]
+        self.made.append(str(calls[0]))
+        return f"{len(self.made)}{calls[0]}"
+
+
+@pytest.mark.parametrize(
+    ("arms", "overlaps", "expected"),
+    [
+        ("ab", True, [["1a", "2b"], ["4a", "3b"], ["5a", "6b"]]),  # who comes first alternates
+        ("aa", True, [["1a", "1a"], ["2a", "2a"], ["3a", "3a"]]),  # what cannot differ is captured once
+        ("ab", False, [["1a", "2b"]]),
+    ],
+)
+def test_calls_that_overlap_are_captured_several_times(arms: str, overlaps: bool, expected: list[list[str]]) -> None:
+    job = Job([[arm] for arm in arms], [], cold=False, captures=3)  # type: ignore[list-item]
+    assert _Captures()._captures(job, 9, overlaps) == expected
 
 
 def _blocks(effect: float, sway: float, quads: int = 10, seed: int = 1) -> list[plan.Timed]:
