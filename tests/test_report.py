@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -13,7 +14,7 @@ from fp8bench import causes, records, report
 from fp8bench.errors import RunDirError
 from fp8bench.night import Night
 from fp8bench.records import Commit, Effect, Logged, Prepared, Recovered, Shift, Verdict, Verdicts
-from fp8bench.report import SECTIONS, heatmaps
+from fp8bench.report import SECTIONS, heatmaps, trust
 
 VOID = {"meta", "link", "input", "br", "line", "circle", "polyline", "path", "img", "hr"}
 SELF_CLOSING = {"line", "circle", "polyline", "path"}
@@ -204,6 +205,15 @@ def test_an_accused_cell_shows_its_last_nights_and_where_the_baseline_moved(tmp_
     assert html.count('<circle class="past"') == 8 * 2  # cells, nights that prove something
     assert html.count("2026-03-02: baseline 4be1a0c2d") == 8
     assert re.search(r'aria-label="By night: 2026-03-01 [^;]*; 2026-03-03 [^;]*; 2026-03-04 \+15', html)
+
+
+def test_launches_that_confirmed_and_dropped_quads_are_counted(tmp_path):
+    night = Night.read(make_night(tmp_path, "clean"))
+    (screened,) = night.timed
+    confirmed = screened.model_copy(update={"phase": "confirm", "launches": 12, "quads": 400, "dropped": 3})
+    tiles = {tile.label: tile for tile in trust.build(replace(night, timed=(screened, confirmed))).tiles}
+    assert tiles["Launches"].value == "6 + 12"
+    assert tiles["Launches"].note == "the second to confirm, 436 s, 0 failures, 0.8% of the quads dropped"
 
 
 def test_a_step_that_lasts_is_told_and_marked(tmp_path):

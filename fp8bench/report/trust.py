@@ -115,12 +115,23 @@ def _precision(night: Night) -> Tile:
 
 
 def _launches(night: Night) -> Tile:
-    launches = sum(report.launches for report in night.timed)
+    """Launches that screened every cell and, behind a plus sign, those that confirmed what was screened."""
+    screening = [report for report in night.timed if report.phase == "screen"]
+    confirming = [report for report in night.timed if report.phase == "confirm" and report.launches]
     failures = sum(len(report.failures) for report in night.timed)
     seconds = sum(report.seconds for report in night.timed)
-    shards = f"on {wording.count(len(night.timed), 'shard')}, " if len(night.timed) > 1 else ""
-    note = f"{shards}{seconds:.0f} s, {wording.count(failures, 'failure')}"
-    return Tile("Launches", str(launches), note, "warn" if failures else "calm")
+    counts = [sum(report.launches for report in reports) for reports in (screening, confirming)]
+    what = ["the second to confirm"] if confirming else []
+    shards = [f"on {wording.count(len(screening), 'shard')}"] if len(screening) > 1 else []
+    note = ", ".join([*what, *shards, f"{seconds:.0f} s", wording.count(failures, "failure"), *_dropped(night)])
+    value = f"{counts[0]} + {counts[1]}" if confirming else str(counts[0])
+    return Tile("Launches", value, note, "warn" if failures else "calm")
+
+
+def _dropped(night: Night) -> list[str]:
+    """Share of quads whose blocks disagreed with each other; nothing to say where nobody counted, or none did."""
+    quads, dropped = (sum(getattr(report, name) for report in night.timed) for name in ("quads", "dropped"))
+    return [f"{dropped / quads:.1%} of the quads dropped"] if quads and dropped else []
 
 
 def _machine(night: Night) -> Tile:
