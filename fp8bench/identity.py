@@ -42,10 +42,13 @@ class Identities:
         self._code = Code(build, capability)
 
     def of(self, backend: Backend, case: Case) -> str:
-        """The identity of what `backend` runs for `case`; "" if unknown. What `bind` raises propagates."""
+        """The identity of what `backend` runs for `case`; "" if unknown."""
         if self._device != "cuda":
             return self._backends.get(backend.name, "")
-        graph = captured(_bound(backend, case))
+        try:
+            graph = captured(_bound(backend, case))
+        except RuntimeError:  # such as too little memory: the case was found correct, and that stands
+            return ""
         return self._code.identity(graph, builds.source_identity(self._sources, backend.name)) if graph else ""
 
 
@@ -65,23 +68,22 @@ def _bound(backend: Backend, case: Case) -> Callable[[], object]:
 
 
 def captured(call: Callable[[], object]) -> graphs.Graph | None:
-    """The graph of `CALLS` calls on the current CUDA device; None where it cannot be captured or read."""
+    """The graph of `CALLS` calls on the current CUDA device; None where it cannot be read. RuntimeError where it cannot
+    be captured.
+    """
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     graph = torch.cuda.CUDAGraph(keep_graph=True)
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         call()  # lazily loaded code may not be loaded inside a capture
         stream.synchronize()
+        graph.capture_begin(capture_error_mode="thread_local")
         try:
-            graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                results = [call() for _ in range(CALLS)]
-            finally:
-                graph.capture_end()
-            found = graphs.read(graph.raw_cuda_graph())
-            del results
-        except RuntimeError:
-            return None
+            results = [call() for _ in range(CALLS)]
+        finally:
+            graph.capture_end()
+        found = graphs.read(graph.raw_cuda_graph())
+        del results
     return found
 
 
