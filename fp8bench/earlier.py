@@ -5,6 +5,7 @@ Run directories are read, not the clock: a night that is judged again finds the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from .records import Prepared, Verdict, Verdicts
 from .rundir import RunDir
 
 
-def nights(runs_dir: Path, like: Prepared) -> Iterator[tuple[Prepared, RunDir]]:
-    """Judged nights of the device and suite of `like` that began before it, newest first; damaged ones are left out."""
+def nights(runs_dir: Path, like: Prepared, same_line: bool = True) -> Iterator[tuple[Prepared, RunDir]]:
+    """Judged nights of the device and suite of `like` that began before it, newest first; damaged ones are left out.
+
+    same_line: only those of the same branch that were compared with the same kind of baseline, the accepted one or a
+    given one: what somebody tried in between is no part of the story.
+    """
     found = []
     for path in runs_dir.glob("*/verdicts.json"):
         run = RunDir(path.parent)
@@ -22,7 +27,7 @@ def nights(runs_dir: Path, like: Prepared) -> Iterator[tuple[Prepared, RunDir]]:
             prepared = run.prepared()
         except RunDirError:
             continue
-        if prepared.created < like.created and _is_alike(prepared, like):
+        if prepared.created < like.created and _is_alike(prepared, like, same_line):
             found.append((prepared, run))
     yield from sorted(found, key=lambda entry: (entry[0].created, entry[0].run_id), reverse=True)
 
@@ -41,7 +46,7 @@ def recorded_times(runs_dir: Path, tonight: Prepared) -> dict[str, float]:
 
     Empty where that night is unknown, was invalid or has no run directory here.
     """
-    for prepared, run in nights(runs_dir, tonight):
+    for prepared, run in nights(runs_dir, tonight, same_line=False):
         found = judged(run) if prepared.run_id == tonight.baseline_run else None
         if (
             found is not None
@@ -52,9 +57,18 @@ def recorded_times(runs_dir: Path, tonight: Prepared) -> dict[str, float]:
     return {}
 
 
-def _is_alike(prepared: Prepared, like: Prepared) -> bool:
+def _is_alike(prepared: Prepared, like: Prepared, same_line: bool) -> bool:
+    if prepared.run_id == like.run_id or prepared.suite != like.suite:
+        return False
     same_device = prepared.environment.device_name == like.environment.device_name
-    return same_device and prepared.suite == like.suite and prepared.run_id != like.run_id
+    return same_device and (not same_line or _line(prepared) == _line(like))
+
+
+def _line(prepared: Prepared) -> tuple[str, str]:
+    """Branch and baseline that were asked for; "" for the branch of every night, and for the accepted baseline."""
+    candidate = prepared.requested.get("candidate", "HEAD")
+    is_commit = candidate == "HEAD" or re.fullmatch(r"[0-9a-f]{7,40}", candidate)
+    return "" if is_commit else candidate, prepared.requested.get("baseline", "")
 
 
 def judged(run: RunDir) -> Verdicts | None:

@@ -146,3 +146,26 @@ def test_the_previous_night_is_the_newest_valid_one_of_the_device_and_suite(tmp_
     assert earlier.recorded_times(tmp_path, tonight.model_copy(update={"baseline_run": "gone"})) == {}
     write(judged.model_copy(update={"verdict": Verdict.INVALID}), tmp_path / "n0" / "verdicts.json")
     assert earlier.recorded_times(tmp_path, tonight) == {}
+
+
+@pytest.mark.parametrize(
+    ("before", "tonight", "found"),
+    [
+        ({}, {"candidate": "HEAD"}, True),
+        ({"candidate": "a" * 40}, {"candidate": "b" * 40}, True),  # commit after commit
+        ({"candidate": "my-branch"}, {}, False),
+        ({"candidate": "my-branch"}, {"candidate": "my-branch"}, True),
+        ({"baseline": "v0.1.0"}, {}, False),
+        ({"baseline": "v0.1.0"}, {"baseline": "v0.1.0"}, True),
+    ],
+)
+def test_what_somebody_tried_in_between_is_no_part_of_the_story(
+    tmp_path: Path, before: dict[str, str], tonight: dict[str, str], found: bool
+) -> None:
+    run = make_night(tmp_path / "before", run_id="before", created=BEGIN)
+    prepared = read(Prepared, run / "prepare.json")
+    write(prepared.model_copy(update={"requested": before}), run / "prepare.json")
+    later = {"run_id": "tonight", "created": BEGIN + timedelta(days=1), "requested": tonight, "baseline_run": "before"}
+    now = prepared.model_copy(update=later)
+    assert (earlier.previous(tmp_path, now) is not None) == found
+    assert earlier.recorded_times(tmp_path, now)
