@@ -220,7 +220,8 @@ class EmbeddedAirflow(AirflowApi):
         self._lock = self._take_lock()
         self._end(self._leftovers())
         self._port = self._choose_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        scheme = "https" if "AIRFLOW__API__SSL_CERT" in self._settings else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._port}"
         self._environment = environment(self.home, self.dags, self._port, self._parallelism)
         self._environment |= {name: value.replace("@URL@", self.url) for name, value in self._settings.items()}
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -2,8 +2,9 @@
 
 celery   Postgres, Redis, CeleryExecutor; one worker on the queue `default`, two on `gpu` with one slot each. The night
          is cut into two shards. Needs the programs initdb, postgres and redis-server.
-edge     EdgeExecutor; one worker that knows nothing but the API server's address, with a checkout, a home and an
-         environment of its own: no database, no files in common. The whole night runs there.
+edge     EdgeExecutor over TLS, with a certificate made for this run; one worker that knows nothing but the API server's
+         address, that certificate and the key of its tokens, with a checkout, a home and an environment of its own: no
+         database, no files in common. The whole night runs there. Needs the program openssl.
 pod      no night: the pod of GPU tasks (fleet/pod-gpu.yaml) as KubernetesExecutor would ask a cluster for it, read and
          written by the models of Kubernetes' own client, which loses what the schema does not know.
 
@@ -147,6 +148,9 @@ def edge(root: Path) -> Iterator[EmbeddedAirflow]:
     settings = {
         "AIRFLOW__CORE__EXECUTOR": "airflow.providers.edge3.executors.EdgeExecutor",
         "AIRFLOW__EDGE__API_ENABLED": "True",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "@URL@/execution/",
+        "AIRFLOW__API__BASE_URL": "@URL@",
+        **_certificate(root),
         "AIRFLOW__EDGE__API_URL": "@URL@/edge_worker/v1/rpcapi",
         "FP8BENCH_AIRFLOW__QUEUE": "gpu",
         "FP8BENCH_AIRFLOW__CONTROL_QUEUE": "gpu",
@@ -165,6 +169,17 @@ def edge(root: Path) -> Iterator[EmbeddedAirflow]:
         worker = ("-m", "airflow", "edge", "worker", "--concurrency", "1", "--queues", "gpu")
         airflow.start("worker-gpu-box", *worker, "--edge-hostname", "gpu-box", env=own, cwd=box)
         yield airflow
+
+
+def _certificate(root: Path) -> dict[str, str]:
+    """A certificate for 127.0.0.1, and the settings that serve with it and trust it."""
+    certificate, key = root / "tls.pem", root / "tls.key"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = [_program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    os.environ["SSL_CERT_FILE"] = str(certificate)  # of this process, which asks the API too
+    trust = {name: str(certificate) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
+    return {"AIRFLOW__API__SSL_CERT": str(certificate), "AIRFLOW__API__SSL_KEY": str(key), **trust}
 
 
 def _host(name: str) -> Mapping[str, str]:

@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from nights import make_night
 
-from fp8bench import git, late, report, stages, store, supervisor
+from fp8bench import environment, git, late, report, stages, store, supervisor
 from fp8bench.backends import NAMES
 from fp8bench.config import Config, MlflowSettings, WorkerSettings
 from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
@@ -131,14 +132,14 @@ def test_killed_at_any_write_a_night_tells_the_same_in_the_end(tmp_path: Path) -
 @contextmanager
 def _nightly(run_dir: Path, home: Path, suite: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "fp8bench", "nightly", "--run-dir", str(run_dir), "--suite", str(suite)]
-    environment = os.environ | {
+    variables = os.environ | {
         "FP8BENCH_TIMING__LAUNCHES": "3",
         "FP8BENCH_TIMING__QUADS": "2",
         "FP8BENCH_MLFLOW__TRACKING_URI": f"sqlite:///{home}/mlflow.db",
     }
     with subprocess.Popen(
         [*command, "--repo", str(CHECKOUT), "--baseline", "HEAD", "--device", "cpu"],
-        env=environment,
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
@@ -330,7 +331,7 @@ class Greedy:
     def bind(self, scheme, x, codes, scales, scale=None, scale_ub=None):
         def call():
             if x.shape[1] == 96:
-                torch.ones(1 << 40)
+                torch.ones(1 << 40, device=x.device)
             if x.shape[1] == 128:
                 os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
             return codes, scales
@@ -342,13 +343,21 @@ def create(build):
 """
 
 
-def test_a_kernel_that_eats_all_memory_is_reported_and_the_rest_is_checked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not environment.has_driver(), reason="there is no GPU"))],
+)
+def test_a_kernel_that_eats_all_memory_is_reported_and_the_rest_is_checked(
+    device: Literal["cpu", "cuda"], tmp_path: Path
+) -> None:
     build = tmp_path / "build"
     (build / "backends").mkdir(parents=True)
     (build / "backends" / "cpu.py").write_text(GREEDY)
     config = Config(home=tmp_path, worker=WorkerSettings(cell_timeout_s=30))
     jobs = [("cpu", Case.parse(f"per-token/float32/16x{hidden}")) for hidden in (64, 96, 128, 256)]
-    found = supervisor.check_builds(config, {"candidate": build}, jobs, "cpu", 1, tmp_path / "logs", stages.no_progress)
+    found = supervisor.check_builds(
+        config, {"candidate": build}, jobs, device, 1, tmp_path / "logs", stages.no_progress
+    )
     status = {result.case: (result.status, result.detail) for result in found}
     assert len(status) == len(jobs)
     assert status["per-token/float32/16x96"][0] in (CheckStatus.CRASHED, CheckStatus.WRONG)
