@@ -20,7 +20,7 @@ from fp8bench.screening import family_of
 from fp8bench.timing import plan
 
 SETTINGS = VerdictSettings()
-PLAN = calibration.Plan(nights=20, moved_nights=20, cells=120, effects=(0.003, 0.01))
+PLAN = calibration.Plan(nights=12, moved_nights=12, cells=120, effects=(0.003, 0.01))
 CELLS = [
     f"cuda/{scheme}/bfloat16/{tokens}x1024/{regime}"
     for scheme in ("per-tensor", "per-token", "group-128-row")
@@ -68,13 +68,13 @@ def test_the_detectable_effect_grows_with_the_margin_and_is_what_is_caught(found
     medians = [entry.mde["hot"][0] for entry in found.alarms]
     assert medians[3:] == sorted(medians[3:])  # below, the cells' own margins decide
     at_margin = next(entry for entry in found.alarms if entry.margin == found.margin)
-    plan = calibration.Plan(nights=1, moved_nights=45, cells=30, effects=(float(np.expm1(at_margin.mde["hot"][0])),))
+    plan = calibration.Plan(nights=1, moved_nights=30, cells=30, effects=(float(np.expm1(at_margin.mde["hot"][0])),))
     source = calibration.Source(launches(), "cuda", ())
     assert calibration.characterise(source, SETTINGS, plan, no_progress).power[0].cells == pytest.approx(0.85, abs=0.1)
 
 
 def test_too_few_nights_propose_no_margin(found: calibration.Characteristic) -> None:
-    """20 nights cannot show that fewer than 1 in 300 give a mail."""
+    """12 nights cannot show that fewer than 1 in 300 give a mail."""
     assert found.proposed_margin is None
     assert "No margin that was tried" in calibration.markdown(found)
 

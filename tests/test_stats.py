@@ -73,8 +73,8 @@ def test_intervals_cover(launches: int) -> None:
     """95% intervals hold the true effect in 93-97% of simulated cells."""
     generator = np.random.default_rng(7)
     truth = 0.02
-    found = [stats.estimate(row, 0.0) for row in generator.normal(truth, 0.01, (3000, launches))]
-    covered = np.mean([entry.lower <= truth <= entry.upper for entry in found if entry])
+    found = stats.estimates(pd.DataFrame(generator.normal(truth, 0.01, (launches, 3000))), 0.0)
+    covered = ((found["lower"] <= truth) & (truth <= found["upper"])).mean()
     assert 0.93 <= covered <= 0.97
 
 
@@ -82,8 +82,8 @@ def test_p_values_are_uniform_at_the_margin() -> None:
     """Exactly at the margin, a p value below 5% is seen in about 5% of cells; below the margin far less."""
     generator = np.random.default_rng(8)
     for truth, low, high in ((0.03, 0.035, 0.065), (0.02, 0.0, 0.01)):
-        found = [stats.estimate(row, 0.03) for row in generator.normal(truth, 0.01, (3000, 6))]
-        assert low <= np.mean([entry.p_slower < 0.05 for entry in found if entry]) <= high
+        found = stats.estimates(pd.DataFrame(generator.normal(truth, 0.01, (6, 3000))), 0.03)
+        assert low <= (found["p_slower"] < 0.05).mean() <= high
 
 
 def test_benjamini_hochberg_by_hand() -> None:
