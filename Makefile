@@ -21,7 +21,7 @@ help:
 	@echo "make nightly   a whole night through an embedded Airflow; CANDIDATE= BASELINE= SUITE= REPO= choose"
 	@echo "make up        every night from now on, on its schedule; make status, make down"
 	@echo "make doctor    what nights need here, and what to do; make prune removes old ones, make tell logs late ones"
-	@echo "make units     systemd units of this user, so that it is up after a reboot too"
+	@echo "make units     a systemd unit of this user, so that it is up after a reboot too"
 	@echo "make ui        Airflow and MLflow in the browser, until Ctrl-C"
 	@echo "make test      lint, types, layering contracts, all tests"
 	@echo "make lint      the first three of these"

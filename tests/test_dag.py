@@ -81,7 +81,7 @@ def dag(airflow_database: Path) -> Any:
 
     bag = DagBag(DAG_FILE.parent)
     assert bag.import_errors == {}
-    assert sorted(bag.dags) == ["fp8bench_commits", "fp8bench_nightly", "fp8bench_tell"]
+    assert sorted(bag.dags) == ["fp8bench_commits", "fp8bench_nightly", "fp8bench_prune", "fp8bench_tell"]
     return bag.dags["fp8bench_nightly"]
 
 
@@ -368,3 +368,17 @@ def test_a_night_a_commit_is_triggered_by_its_own_name(airflow_database: Path, t
     for entry in json.loads(done.stdout):
         assert entry["baseline"] == first
         assert entry["run"] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
+
+
+def test_upkeep_runs_the_commands_and_is_red_when_they_fail(
+    airflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(DAG_FILE.parent)
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path))
+    assert str(bag.dags["fp8bench_prune"].test().state) == "success"
+    (tmp_path / "causes.json").write_text("{")
+    assert str(bag.dags["fp8bench_prune"].test().state) == "failed"
+    assert "causes.json" in "".join(capfd.readouterr())
+    assert str(bag.dags["fp8bench_tell"].test().state) == "success"
