@@ -184,6 +184,8 @@ def _time(task: TaskState) -> str:
 def settle(settings: config.Config) -> None:
     """Environment that the tasks inherit: an absolute home, no schedule, short pauses before a retry, links."""
     os.environ["FP8BENCH_HOME"] = str(settings.home.resolve())
+    if named := os.environ.get("FP8BENCH_CONFIG"):  # tasks run in another directory
+        os.environ["FP8BENCH_CONFIG"] = str(Path(named).resolve())
     os.environ["FP8BENCH_AIRFLOW__SCHEDULE"] = ""  # this Airflow runs one night, and only when asked
     os.environ.setdefault("FP8BENCH_AIRFLOW__RETRY_DELAY_S", "5")
     if not settings.mlflow.ui_url and not settings.mlflow.tracking_uri:

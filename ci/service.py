@@ -169,6 +169,8 @@ class Running:
 def settle(settings: config.Config) -> None:
     """Environment that the tasks inherit: an absolute home, and links to the MLflow that is served here."""
     os.environ["FP8BENCH_HOME"] = str(settings.home.resolve())
+    if named := os.environ.get("FP8BENCH_CONFIG"):  # tasks run in another directory
+        os.environ["FP8BENCH_CONFIG"] = str(Path(named).resolve())
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     if not settings.mlflow.ui_url and not settings.mlflow.tracking_uri:
         os.environ["FP8BENCH_MLFLOW__UI_URL"] = f"http://127.0.0.1:{settings.service.mlflow_port}"
