@@ -19,7 +19,7 @@ from typing import Literal
 
 from . import records
 from .errors import RunDirError, UsageError
-from .records import Cause, Document, Effect, Record, Verdict, Verdicts
+from .records import Cause, Document, Effect, Prepared, Record, Verdict, Verdicts
 
 FORGET_AFTER = timedelta(days=90)  # a recovered cause that nobody decided anything about
 GROWN = 3  # so many cells more, and twice as many, are worse whatever the effect
@@ -68,6 +68,7 @@ class Standing(Record):
     worst: Effect | None = None  # as last seen
     accused: tuple[str, ...] = ()  # cells, as last seen
     margin: float = 0.0
+    baseline: str = ""  # sha that it was last seen against
     told: Told | None = None
     decision: Decision | None = None
     recovered: str = ""  # run id of the night that cleared it; "" while it is open
@@ -209,6 +210,11 @@ def cleared(ledger: Ledger, verdicts: Verdicts, device: str, run_id: str) -> lis
     return gone
 
 
+def is_moved(standing: Standing, baseline: str) -> bool:
+    """Whether a cause is gone because somebody accepted the slower build as the baseline, not because it is mended."""
+    return standing.verdict is Verdict.REGRESSED and bool(standing.baseline) and standing.baseline != baseline
+
+
 def _is_in(name: str, entry: Standing) -> bool:
     backend, _, rest = name.partition("/")
     return backend == entry.backend and rest.rpartition("/")[0] in entry.families
@@ -217,8 +223,9 @@ def _is_in(name: str, entry: Standing) -> bool:
 # ---- what a night adds --------------------------------------------------------------------------------------
 
 
-def seen(ledger: Ledger, cause: Cause, device: str, run_id: str, created: datetime, margin: float, news: str) -> Ledger:
-    """The ledger after night `run_id` saw `cause`, and told it where `news` is not ""."""
+def seen(ledger: Ledger, cause: Cause, prepared: Prepared, margin: float, news: str) -> Ledger:
+    """The ledger after the night `prepared` saw `cause`, and told it where `news` is not ""."""
+    device, run_id, created = prepared.environment.device_name, prepared.run_id, prepared.created
     known = ledger.find(cause.id, device)
     if known and (known.seen > created or (known.last == run_id and not known.is_open)):
         return ledger  # an older night that is run again teaches nothing
@@ -241,6 +248,7 @@ def seen(ledger: Ledger, cause: Cause, device: str, run_id: str, created: dateti
             worst=cause.worst,
             accused=cause.cells,
             margin=margin,
+            baseline=prepared.baseline.sha,
             told=told,
             decision=known.decision if known else None,
         )

@@ -293,6 +293,18 @@ def test_a_cause_recovers_once_and_is_new_when_it_comes_back(nights):
     assert len(causes.open_nights(nights.home)) == 1
 
 
+def test_a_cause_that_was_accepted_as_the_baseline_ends_without_a_word(nights):
+    nights.run()
+    run_dir = make_night(nights.home / "runs" / "accepted", "clean", created=datetime(2026, 3, 12, tzinfo=UTC))
+    prepared = records.read(Prepared, run_dir / "prepare.json")
+    slower_build = prepared.baseline.model_copy(update={"sha": "f" * 40})
+    records.write(prepared.model_copy(update={"baseline": slower_build}), run_dir / "prepare.json")
+    assert alerts.compose(run_dir, settings(digest=False)) == []
+    assert not nights.standing().is_open
+    (reason,) = records.read(records.Alerts, run_dir / "alerts.json").quiet.values()
+    assert reason == "the baseline moved: nights compare with fffffffff now"
+
+
 def test_a_night_that_proves_nothing_clears_nothing(nights):
     nights.run()
     assert kinds(nights.run("invalid")[1]) == ["INVALID"]

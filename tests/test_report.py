@@ -251,8 +251,7 @@ def test_decisions_and_what_recovered_or_shifted_are_told(tmp_path):
     changed = {"causes": (cause,), "recovered": (over,), "shifts": (shift,)}
     records.write(verdicts.model_copy(update=changed), run_dir / "verdicts.json")
     with causes.changing(tmp_path) as held:
-        device, created = Night.read(run_dir).prepared.environment.device_name, datetime(2026, 3, 14, tzinfo=UTC)
-        known = causes.seen(held[0], cause, device, "n", created, 0.03, "new").causes[0]
+        known = causes.seen(held[0], cause, Night.read(run_dir).prepared, 0.03, "new").causes[0]
         held[0] = held[0].with_standing(causes.decide(known, "silenced", "jo", "<i>moving</i> house"))
     words = Page(report.render(run_dir, tmp_path)).words
     assert "for 3 nights" in words

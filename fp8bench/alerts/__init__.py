@@ -75,7 +75,7 @@ def _plan(night: Night, ledger: Ledger, config: Config) -> Alerts:
     if path.is_file():
         return records.read(Alerts, path)
     quiet: dict[str, str] = {}
-    mails = [*_of_causes(night, ledger, quiet), *_of_recovered(night, ledger)]
+    mails = [*_of_causes(night, ledger, quiet), *_of_recovered(night, ledger, quiet)]
     mails += [PlannedMail(kind="invalid")] if messages.is_invalid(night) else []
     mails += [PlannedMail(kind="digest")] if _digest_is_due(night, ledger, config) else []
     plan = Alerts(mails=tuple(mails), quiet=quiet)
@@ -98,14 +98,22 @@ def _of_causes(night: Night, ledger: Ledger, quiet: dict[str, str]) -> Iterator[
             yield _planned("new", cause.id, device, told, prepared.run_id)
 
 
-def _of_recovered(night: Night, ledger: Ledger) -> Iterator[PlannedMail]:
-    """A night against a baseline of somebody's own choosing clears nothing."""
+def _of_recovered(night: Night, ledger: Ledger, quiet: dict[str, str]) -> Iterator[PlannedMail]:
+    """What is mended is told; what is gone because the baseline moved is known to whoever moved it."""
     prepared = night.prepared
-    device = prepared.environment.device_name
+    for entry in _cleared(night, ledger):
+        if causes.is_moved(entry, prepared.baseline.sha):
+            quiet[entry.id] = f"the baseline moved: nights compare with {prepared.baseline.short} now"
+        else:
+            yield _planned("recovered", entry.id, entry.device, entry.told, entry.since)
+
+
+def _cleared(night: Night, ledger: Ledger) -> list[causes.Standing]:
+    """The causes that the night clears; one against a baseline of somebody's own choosing clears nothing."""
+    prepared = night.prepared
     if "baseline" in prepared.requested:
-        return
-    for entry in causes.cleared(ledger, night.verdicts, device, prepared.run_id):
-        yield _planned("recovered", entry.id, device, entry.told, entry.since)
+        return []
+    return causes.cleared(ledger, night.verdicts, prepared.environment.device_name, prepared.run_id)
 
 
 def _planned(kind: str, cause: str, device: str, told: causes.Told | None, since: str) -> PlannedMail:
@@ -126,15 +134,12 @@ def _digest_is_due(night: Night, ledger: Ledger, config: Config) -> bool:
 def _after(night: Night, ledger: Ledger, plan: Alerts) -> Ledger:
     """The ledger after the night, which may have been seen before."""
     prepared, verdicts = night.prepared, night.verdicts
-    device, run_id = prepared.environment.device_name, prepared.run_id
     news = {planned.cause: planned.kind for planned in plan.mails if planned.kind in ("new", "worse")}
     for cause in verdicts.causes:
-        told = news.get(cause.id, "")
-        ledger = causes.seen(ledger, cause, device, run_id, prepared.created, verdicts.margin, told)
-    for planned in plan.mails:
-        known = ledger.find(planned.cause, device) if planned.kind == "recovered" else None
-        if known and known.is_open and known.seen <= prepared.created:
-            ledger = causes.recovered(ledger, known, run_id)
+        ledger = causes.seen(ledger, cause, prepared, verdicts.margin, news.get(cause.id, ""))
+    for entry in _cleared(night, ledger):
+        if entry.is_open and entry.seen <= prepared.created:
+            ledger = causes.recovered(ledger, entry, prepared.run_id)
     week = max(ledger.digest_week, digest.week_of(prepared.created))
     return causes.without_old(ledger.model_copy(update={"digest_week": week}), prepared.created)
 
