@@ -88,6 +88,8 @@ def test_what_was_not_measured_has_not_recovered(night: Verdicts, quiet: Verdict
 
 def test_a_baseline_that_moved_accepts_and_does_not_mend(night: Verdicts, quiet: Verdicts) -> None:
     assert verdicts.continued(quiet, night, same_baseline=False).recovered == ()
+    again = verdicts.continued(_slower(night, 0.0), night, same_baseline=False).causes[0]
+    assert (again.state, again.nights, again.id) == ("new", 1, "another")
     broken = night.causes[0].model_copy(update={"verdict": Verdict.WRONG})
     before = night.model_copy(update={"causes": (broken,)})
     assert [entry.verdict for entry in verdicts.continued(quiet, before, same_baseline=False).recovered] == ["WRONG"]

@@ -32,7 +32,10 @@ def find_causes(
 
 
 def cause_id(*parts: str) -> str:
-    """What a cause is known by: nothing in it changes while the cause stays the same."""
+    """What a cause is known by: nothing in it changes while the cause stays the same.
+
+    A regression is one against a baseline: what is slower than the next one as well has become slower again.
+    """
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -47,8 +50,9 @@ def _cause(
     families = tuple(sorted(set(names)))
     worst = max((cell for cell in accused if cell.effect), key=lambda cell: value_of(cell.effect), default=None)
     effect = worst.effect if worst else max((f.effect for f in moved), key=value_of, default=None)
+    against = [night.prepared.baseline.sha] if verdict is Verdict.REGRESSED else []
     return Cause(
-        id=cause_id(backend.backend, verdict, *families),
+        id=cause_id(backend.backend, verdict, *families, *against),
         backend=backend.backend,
         verdict=verdict,
         families=families,

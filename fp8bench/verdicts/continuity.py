@@ -18,23 +18,23 @@ def continued(tonight: Verdicts, before: Verdicts | None, run_id: str = "", same
 
     before, run_id: the previous valid night of the same device and suite; None: there was none, and all is new.
     same_baseline: whether both nights compared with the same build. Where the baseline moved, a regression that is
-    gone was accepted, not mended.
+    gone was accepted, not mended, and one that is there is another one.
 
     A cause is the same one when backend and verdict are, and families are shared: it keeps its id, although families
     at the edge of the margin come and go.
     """
     if before is None:
         return tonight
-    known = {cause: _predecessor(cause, before.causes) for cause in tonight.causes}
+    comparable = [old for old in before.causes if same_baseline or old.verdict in BROKEN]
+    known = {cause: _predecessor(cause, comparable) for cause in tonight.causes}
     causes = [_carried(cause, old, _is_worse(cause, old)) for cause, old in known.items()]
     shifted = {shift: _predecessor(shift, before.shifts) for shift in tonight.shifts}
     shifts = [
         _carried(shift, old, old is not None and shift.worst > old.worst + tonight.margin)
         for shift, old in shifted.items()
     ]
-    gone = [old for old in before.causes if old not in known.values()]
-    mended = [old for old in gone if same_baseline or old.verdict in BROKEN]
-    recovered = [_recovered(old) for old in mended if _is_cleared(old, tonight)]
+    gone = [old for old in comparable if old not in known.values()]
+    recovered = [_recovered(old) for old in gone if _is_cleared(old, tonight)]
     changes = {"causes": tuple(causes), "shifts": tuple(shifts), "recovered": tuple(recovered), "previous": run_id}
     return tonight.model_copy(update=changes)
 
