@@ -36,10 +36,10 @@ MEANINGS = {
     Verdict.NOT_BUILT: "The candidate's sources do not compile; the compiler's words are in the report.",
     Verdict.REGRESSED: "Slower than the baseline, beyond the margin and beyond chance.",
     Verdict.INVALID: "The machine did not hold still: these numbers prove nothing, neither good nor bad.",
-    Verdict.UNRESOLVED: "The interval is too wide to say that it is within the margin, or beyond it.",
+    Verdict.UNRESOLVED: "The interval is too wide to say whether it got slower by more than matters.",
     Verdict.MISSING: "Expected, and not measured.",
     Verdict.IMPROVED: "Faster than the baseline, beyond the margin and beyond chance.",
-    Verdict.OK: "Measured, and not slower than the margin allows.",
+    Verdict.OK: "Measured: within the margin, and the interval leaves no room for much more.",
     Verdict.CONTROL: "The same machine code in both builds, so it cannot have regressed by code. It shows the noise.",
     Verdict.UNSUPPORTED: "The backend does not offer this case, and says why.",
 }
