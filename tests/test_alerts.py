@@ -419,5 +419,5 @@ def test_golden_digest(nights):
     where = alerts.compose_digest(settings(), now)
     golden("digest", sorted((where / "outbox").glob("*.json")), nights.home)
     assert digest.build(settings(), now + timedelta(days=30)).subject == (
-        "[fp8bench] DIGEST week 2026-W15: 0 nights, 0 without a regression, 1 cause open"
+        "[fp8bench] DIGEST week 2026-W15: no night ran, 1 cause open"
     )

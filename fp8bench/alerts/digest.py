@@ -71,8 +71,8 @@ def build(config: Config, now: datetime | None = None) -> Message:
 def _view(found: Sequence[Entry], standing: Sequence[Standing], index: str) -> Digest:
     tracks = list(nights.tracks(found).items())
     quiet = sum(entry.square == "ok" for entry in found)
-    counted = (wording.count(len(found), "night"), f"{quiet} without a regression")
-    lead = ", ".join([*counted, f"{wording.count(len(standing), 'cause')} open"])
+    counted = f"{wording.count(len(found), 'night')}, {quiet} without a regression" if found else "no night ran"
+    lead = f"{counted}, {wording.count(len(standing), 'cause')} open"
     return Digest(
         lead=lead,
         tracks=tuple(
