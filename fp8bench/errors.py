@@ -11,7 +11,7 @@
     ├── WorkerError               a worker process that could not do its work
     ├── StoreError                MLflow did not take or give what was asked
     ├── DeliveryError             a message could not be handed over
-    └── NothingToDo               no error: a night that has nothing to measure, by setting nights.unchanged; exit 0
+    └── NightSkipped              no error: a night that has nothing to measure, by setting nights.unchanged; exit 0
 
 Every message is one sentence or two: the value, what is allowed, what to do.
 The command line prints it without a traceback.
@@ -66,5 +66,5 @@ class DeliveryError(Fp8BenchError):
     """A message could not be handed over."""
 
 
-class NothingToDo(Fp8BenchError):  # noqa: N818 (it ends a night, and is no error)
+class NightSkipped(Fp8BenchError):  # noqa: N818 (it ends a night, and is no error)
     """A night that has nothing to measure."""

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from fp8bench import config, records, stages
 from fp8bench.config import Config, MailSettings, MlflowSettings, TimingSettings, WorkerSettings
 from fp8bench.errors import RunDirError, SuiteError, UsageError
+from fp8bench.preparation import Request
 from fp8bench.records import CheckReport, CheckResult, CheckStatus
 from fp8bench.rundir import RunDir
 from fp8bench.spec import Cell
@@ -133,13 +134,11 @@ def test_a_full_disk_is_told_and_what_was_measured_is_kept(tmp_path: Path, setti
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (stages.Request(candidate="main"), "was started without --candidate, not main"),
-        (stages.Request(suite="smoke"), "was started without --suite, not smoke"),
+        (Request(candidate="main"), "was started without --candidate, not main"),
+        (Request(suite="smoke"), "was started without --suite, not smoke"),
     ],
 )
-def test_a_night_does_not_change_its_mind(
-    request_: stages.Request, told: str, tmp_path: Path, settings: Config
-) -> None:
+def test_a_night_does_not_change_its_mind(request_: Request, told: str, tmp_path: Path, settings: Config) -> None:
     make_night(tmp_path / "night", until="prepare", config=settings)
     with pytest.raises(UsageError, match=told):
         stages.run_stage("prepare", tmp_path / "night", settings, stages.Options(request_))
@@ -237,7 +236,7 @@ def test_a_slow_family_is_screened_whole_and_nothing_else(tmp_path: Path, settin
 
 
 def test_an_unknown_suite_stops_before_anything_is_measured(tmp_path: Path, settings: Config) -> None:
-    request = stages.Request(suite="nope")
+    request = Request(suite="nope")
     with pytest.raises(SuiteError, match="unknown suite 'nope'"):
         stages.run_stage("prepare", tmp_path / "night", settings, stages.Options(request))
     assert not (tmp_path / "night" / "prepare.json").exists()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import Fp8BenchError, NothingToDo
+from ..errors import Fp8BenchError, NightSkipped
 
 COMMANDS = {
     "bench": "time the backends on this machine and compare them (as vLLM's bench_per_token_quant_fp8.py)",
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = importlib.import_module(f"{__name__}.{args.command}").run(args)
         return code
-    except NothingToDo as reason:
+    except NightSkipped as reason:
         print(f"fp8bench {args.command}: {reason}")
         return EXIT_OK
     except Fp8BenchError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import commits, stages, wording
 from ..config import Config
 from ..errors import Fp8BenchError, UsageError
+from ..preparation import Request
 from ..progress import Reporter
 from ..rundir import RunDir
 from . import EXIT_ERROR, EXIT_OK
@@ -50,7 +51,7 @@ def _run_range(args: argparse.Namespace) -> int:
     return max(codes)
 
 
-def _run_night(run_dir: Path, settings: Config, request: stages.Request, *, new: bool) -> int:
+def _run_night(run_dir: Path, settings: Config, request: Request, *, new: bool) -> int:
     """All stages of a night; new: its directory goes again when it never begins."""
     with Reporter() as reporter:
         reporter.say(f"night    {run_dir}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import config, stages, wording
 from ..errors import RunDirError
+from ..preparation import Request
 from ..progress import Reporter
 from ..rundir import RunDir
 
@@ -33,8 +34,8 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], help="default: setting device")
 
 
-def request_of(args: argparse.Namespace) -> stages.Request:
-    return stages.Request(args.repo, args.candidate, args.baseline, args.suite, args.at)
+def request_of(args: argparse.Namespace) -> Request:
+    return Request(args.repo, args.candidate, args.baseline, args.suite, args.at)
 
 
 def settings_of(args: argparse.Namespace) -> config.Config:
