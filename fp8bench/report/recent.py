@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from .. import earlier
 from ..errors import RunDirError
 from ..night import Night
 from ..records import CellVerdict, Environment, Prepared, Verdict
@@ -30,12 +32,13 @@ def of_cells(night: Night, cells: Collection[str]) -> dict[str, tuple[Point, ...
     """The last nights of each cell, oldest first, tonight last; {} where there were no earlier ones."""
     if not cells:
         return {}
-    earlier = list(_judged(night))
+    before = earlier.nights(_runs_dir(night), night.prepared, same_line=False, most=LOOKED_AT)
+    judged = [(prepared, found) for prepared, run in before if (found := earlier.judged(run))][: NIGHTS - 1]
     series: dict[str, list[Point]] = {cell: [] for cell in cells}
-    for prepared, found in sorted(earlier, key=lambda entry: entry[0].created)[-(NIGHTS - 1) :]:
-        _add(series, prepared, found)
+    for prepared, found in reversed(judged):
+        _add(series, prepared, {cell.cell: cell for cell in found.cells})
     _add(series, night.prepared, {facts.verdict.cell: facts.verdict for facts in night.facts})
-    return {cell: tuple(points) for cell, points in series.items()} if earlier else {}
+    return {cell: tuple(points) for cell, points in series.items()} if judged else {}
 
 
 def _add(series: dict[str, list[Point]], prepared: Prepared, found: dict[str, CellVerdict]) -> None:
@@ -45,43 +48,16 @@ def _add(series: dict[str, list[Point]], prepared: Prepared, found: dict[str, Ce
         points.append(Point(prepared.created, prepared.run_id, prepared.baseline.sha, measured))
 
 
-def _judged(night: Night) -> Iterator[tuple[Prepared, dict[str, CellVerdict]]]:
-    """Earlier nights that can be compared with this one, with their cells."""
-    mine = night.prepared
-    for path in _siblings(night):
-        try:
-            prepared = RunDir(path).prepared()
-            alike = prepared.suite == mine.suite and prepared.environment.device_name == mine.environment.device_name
-            if alike and prepared.created < mine.created:
-                yield prepared, {cell.cell: cell for cell in RunDir(path).judged().cells}
-        except RunDirError:
-            continue  # damaged or unfinished: the page over all nights tells of it
-
-
-def _siblings(night: Night) -> list[Path]:
-    """Run directories beside this one, the last prepared first."""
-    here = night.run_dir.resolve()
-    judged = [path.parent for path in here.parent.glob("*/verdicts.json") if path.parent != here]
-    return sorted(judged, key=_written, reverse=True)[:LOOKED_AT]
-
-
-def _written(path: Path) -> int:
-    try:
-        return (path / "prepare.json").stat().st_mtime_ns
-    except OSError:
-        return 0  # removed meanwhile
+def _runs_dir(night: Night) -> Path:
+    return night.run_dir.resolve().parent
 
 
 def environment_of(night: Night, run_id: str) -> Environment | None:
     """The machine of another night, or None where nothing of it is left."""
     if not run_id:
         return None
-    beside = night.run_dir.resolve().parent
-    for path in [beside / run_id, *_siblings(night)]:
-        try:
-            prepared = RunDir(path).prepared()
-        except RunDirError:
-            continue
-        if prepared.run_id == run_id:
+    with suppress(RunDirError):  # most are named by their id
+        if (prepared := RunDir(_runs_dir(night) / run_id).prepared()).run_id == run_id:
             return prepared.environment
-    return None
+    looked_at = earlier.prepared_runs(_runs_dir(night), LOOKED_AT)
+    return next((prepared.environment for prepared, _ in looked_at if prepared.run_id == run_id), None)
