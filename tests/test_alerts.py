@@ -80,7 +80,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def golden(name: str, paths: list[Path], run_dir: Path) -> None:
+def assert_golden(name: str, paths: list[Path], run_dir: Path) -> None:
     """To renew them after a change of wording: GOLDEN=write pytest tests/test_alerts.py"""
     found = {}
     for message in messages(paths):
@@ -100,7 +100,7 @@ def test_golden_mail_of_every_state(state, tmp_path):
     run_dir = make_night(tmp_path, state)
     if state != "crashed":  # one state without MLflow: the report's path stands for its address
         records.write(Logged(tracking_uri="", experiment_id="1", runs={}, links=LINKS), run_dir / "mlflow.json")
-    golden(state, alerts.compose(run_dir, settings()), tmp_path)
+    assert_golden(state, alerts.compose(run_dir, settings()), tmp_path)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -369,10 +369,10 @@ def test_mails_of_a_cause_are_one_thread(nights):
 
 def test_golden_mail_of_a_story(nights, tmp_path):
     nights.run()
-    _, _ = nights.run(change=slower(0.3))
-    golden("worse", sorted((nights.home / "runs" / "night-2" / "outbox").glob("*.json")), nights.home)
+    nights.run(change=slower(0.3))
+    assert_golden("worse", sorted((nights.home / "runs" / "night-2" / "outbox").glob("*.json")), nights.home)
     nights.run("clean")
-    golden("recovered", sorted((nights.home / "runs" / "night-3" / "outbox").glob("*.json")), nights.home)
+    assert_golden("recovered", sorted((nights.home / "runs" / "night-3" / "outbox").glob("*.json")), nights.home)
 
 
 def test_the_picture_and_the_thread_reach_the_reader(nights, sink):
@@ -417,7 +417,7 @@ def test_golden_digest(nights):
     nights.run("clean", requested={"baseline": "v1"})
     now = datetime(2026, 3, 13, tzinfo=UTC)
     where = alerts.compose_digest(settings(), now)
-    golden("digest", sorted((where / "outbox").glob("*.json")), nights.home)
+    assert_golden("digest", sorted((where / "outbox").glob("*.json")), nights.home)
     assert digest.build(settings(), now + timedelta(days=30)).subject == (
         "[fp8bench] DIGEST week 2026-W15: no night ran, 1 cause open"
     )
