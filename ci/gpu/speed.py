@@ -123,13 +123,16 @@ def launch_shapes(family: str) -> dict[str, int]:
 
 
 def _tensor_shapes() -> dict[str, int]:
-    tiles = {f"vectors {v} threads {t}": (v, t) for v in (1, 2, 4) for t in (256, 512, 1024)}
-    maxima = ((v, m) for v in (1, 4) for m in (1, 2, 4))
+    tiles = {f"vectors {v} threads {t}": (v, t) for v, t in ((1, 256), (2, 256), (2, 512), (4, 128), (4, 256))}
+    maxima = {f"maxima {m} of {1 << (mv - 1)} vectors": (m, mv) for m in (1, 2, 4) for mv in (1, 2, 3)}
     return (
         {f"cluster {c}": forced(cluster=c) for c in (1, 2, 4, 8)}
         | {f"cluster 8 vectors {v}": forced(v, cluster=8) for v in (1, 2, 4, 8)}
-        | {f"two kernels {name}": forced(*shape, TWO_KERNELS) for name, shape in tiles.items()}
-        | {f"two kernels vectors {v} maxima {m}": forced(v, 512, TWO_KERNELS, maxima=m) for v, m in maxima}
+        | {
+            f"two kernels {tile}, {first}": forced(*shape, TWO_KERNELS, maxima=m, maxima_vectors=mv)
+            for tile, shape in tiles.items()
+            for first, (m, mv) in maxima.items()
+        }
         | {f"table start {start}": forced(start=start) for start in STARTS}
         | {f"two kernels vectors {v}, no PDL": forced(v, 512, TWO_KERNELS) | NO_PDL for v in (1, 4)}
         | {f"cluster {c}, no PDL": forced(cluster=c) | NO_PDL for c in (1, 8)}
