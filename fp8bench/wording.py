@@ -88,8 +88,8 @@ def effect_text(effect: Effect | None) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 cell`, `3 cells`; a noun in -y gets -ies."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    """`1 cell`, `3 cells`; nouns in -y get -ies, those in -ch -es."""
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("ch") else "s")
     return f"{number} {noun if number == 1 else plural}"
 
 
