@@ -439,9 +439,9 @@ def schema(model: type[Document]) -> str:
     return json.dumps(described | model.model_json_schema(mode="serialization"), indent=1) + "\n"
 
 
-def write(document: Document, path: Path) -> None:
-    """Write `document` to `path` so that the file is either whole or not there."""
-    write_bytes(document.model_dump_json(indent=1).encode() + b"\n", path)
+def write(document: Document, path: Path, *, sync: bool = True) -> None:
+    """Write `document` to `path` so that the file is either whole or not there; sync: as of `write_bytes`."""
+    write_bytes(document.model_dump_json(indent=1).encode() + b"\n", path, sync=sync)
 
 
 def _remove_left_overs(directory: Path, begin: str) -> None:
@@ -452,8 +452,11 @@ def _remove_left_overs(directory: Path, begin: str) -> None:
             left.unlink(missing_ok=True)
 
 
-def write_bytes(data: bytes, path: Path) -> None:
-    """Atomic replacement of `path` by `data`; also removes what a process that was killed meanwhile left of it."""
+def write_bytes(data: bytes, path: Path, *, sync: bool = True) -> None:
+    """Atomic replacement of `path` by `data`; also removes what a process that was killed meanwhile left of it.
+
+    sync: wait until the disk has it, so that it is whole after a power cut too; what can be made anew needs no wait.
+    """
     begin = f".{path.name}.{platform.node()}-"
     temporary = path.parent / f"{begin}{os.getpid()}"
     try:
@@ -462,7 +465,8 @@ def write_bytes(data: bytes, path: Path) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):
