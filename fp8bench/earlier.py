@@ -7,43 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
+from . import brief
 from .errors import RunDirError
 from .records import Prepared, Verdict, Verdicts
 from .rundir import RunDir
 
 
-def prepared_runs(runs_dir: Path, most: int | None = None) -> Iterator[tuple[Prepared, RunDir]]:
-    """Judged nights in any order, without damaged ones; most: read no more than so many, the last prepared ones."""
-    found = [path.parent for path in runs_dir.glob("*/verdicts.json")]
-    if most is not None:
-        found = sorted(found, key=_written, reverse=True)[:most]
-    for run in map(RunDir, found):
-        with suppress(RunDirError):
-            yield run.prepared(), run
-
-
-def _written(path: Path) -> int:
-    try:
-        return (path / "prepare.json").stat().st_mtime_ns
-    except OSError:
-        return 0  # removed meanwhile
-
-
-def nights(
-    runs_dir: Path, like: Prepared, same_line: bool = True, most: int | None = None
-) -> Iterator[tuple[Prepared, RunDir]]:
+def nights(runs_dir: Path, like: Prepared, same_line: bool = True) -> Iterator[tuple[Prepared, RunDir]]:
     """Judged nights of the device and suite of `like` that began before it, newest first; damaged ones are left out.
 
     same_line: only those of the same branch that were compared with the same kind of baseline, the accepted one or a
-    given one: what somebody tried in between is no part of the story. most: as of `prepared_runs`.
+    given one: what somebody tried in between is no part of the story. What is yielded of `prepare.json` is what the
+    night's brief has: no cells and no shards.
     """
     found = [
-        (prepared, run)
-        for prepared, run in prepared_runs(runs_dir, most)
-        if prepared.created < like.created and _is_alike(prepared, like, same_line)
+        (told.prepared, RunDir(path))
+        for path, told in brief.judged(runs_dir)
+        if told.prepared.created < like.created and _is_alike(told.prepared, like, same_line)
     ]
     yield from sorted(found, key=lambda entry: (entry[0].created, entry[0].run_id), reverse=True)
 

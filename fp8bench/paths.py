@@ -6,7 +6,7 @@ home/
 ├── runs/<run id>/     one directory a night (`fp8bench.rundir`)
 ├── index.html         the page over all nights
 ├── causes.json        what was told of each cause, and what people decided (`fp8bench.causes`)
-├── cache/             compile caches of Inductor and Triton; what the page over all nights remembers
+├── cache/             compile caches of Inductor and Triton
 ├── mlflow.db, mlflow-artifacts/
 ├── service.json, service.log   of `make up`
 └── airflow/           the embedded Airflow

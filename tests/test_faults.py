@@ -23,7 +23,7 @@ from typing import Literal
 import pytest
 from nights import make_night
 
-from fp8bench import environment, git, late, report, stages, store, supervisor
+from fp8bench import brief, environment, git, late, report, stages, store, supervisor
 from fp8bench.backends import NAMES
 from fp8bench.config import Config, MlflowSettings, WorkerSettings
 from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
@@ -47,8 +47,9 @@ regimes = ["hot"]
 
 
 def contents(directory: Path, *, but: tuple[str, ...] = ()) -> dict[str, str]:
-    """Every file of a night but locks and logs, by its SHA-256."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.suffix not in (".lock", ".log")]
+    """Every file of a night but locks, logs, and its brief, which names the times of others, by its SHA-256."""
+    found = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != brief.FILE]
+    files = [path for path in found if path.suffix not in (".lock", ".log")]
     named = {str(path.relative_to(directory)): path for path in files}
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()

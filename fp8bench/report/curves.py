@@ -131,7 +131,7 @@ def _place(backend: str) -> int:
 
 def _line(backend: str, series: Series, scale: _Scale) -> Line:
     place = _place(backend) % len(MARKS)
-    dots = {day: Dot(scale.x(day), scale.y(value), f"{day}: {value:.2f}×") for day, value in series.items()}
+    at = {day: (scale.x(day), scale.y(value)) for day, value in series.items()}
     stretches = _stretches(sorted(series))
     shown = sorted(series) if len(series) <= DOTTED else [days[0] for days in stretches if len(days) == 1]
     last = max(series)
@@ -141,9 +141,9 @@ def _line(backend: str, series: Series, scale: _Scale) -> Line:
         mark=MARKS[place],
         title=wording.title(backend),
         latest=f"{series[last]:.2f}×{when}",
-        runs=tuple(" ".join(f"{dots[day].x},{dots[day].y}" for day in days) for days in stretches if len(days) > 1),
-        dots=tuple(dots[day] for day in shown),
-        end=dots[last],
+        runs=tuple(" ".join(f"{x},{y}" for x, y in map(at.__getitem__, days)) for days in stretches if len(days) > 1),
+        dots=tuple(Dot(*at[day], f"{day}: {series[day]:.2f}×") for day in shown),
+        end=Dot(*at[last], f"{last}: {series[last]:.2f}×"),
     )
 
 

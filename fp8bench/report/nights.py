@@ -1,23 +1,22 @@
-"""The nights below `home/runs` in short: what the index tells of each, also of those that did not end well.
-
-Only the small records of a night are read, and of these only what the index shows is kept.
-"""
+"""The nights below `home/runs` in short: what the index tells of each, also of those that did not end well."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from .. import wording
+from .. import brief, wording
+from ..brief import Brief
 from ..errors import RunDirError
 from ..records import Logged, Prepared, Speedup, Verdict, Verdicts
 from ..rundir import RunDir
 from .heatmaps import SHORT
-from .remembered import Memory
 from .tones import Badge, night_badge
 
 UNFINISHED = Badge("unfinished", "warn")
@@ -56,14 +55,25 @@ def read(runs_dir: Path) -> list[Entry]:
         paths = [path for path in runs_dir.iterdir() if not path.name.startswith(".") and path.is_dir()]
     except OSError as error:
         raise RunDirError(f"cannot list {runs_dir}: {error.strerror}.") from None
-    memory = Memory(runs_dir.parent / "cache" / "nights.json", Entry, _entry, lambda entry: entry.judged)
-    entries = [entry for path in paths if (entry := memory.of(path))]
-    memory.save()
+    entries = [entry for path in paths if (entry := _entry(path))]
     return sorted(entries, key=lambda entry: (entry.created, entry.name), reverse=True)
 
 
 def _entry(path: Path) -> Entry | None:
     """A night, whatever state its directory is in; None when it was removed meanwhile."""
+    with suppress(RunDirError, OSError, OverflowError):
+        return _judged(path, brief.of(path))
+    return _open(path)
+
+
+def _judged(path: Path, told: Brief) -> Entry:
+    found = told.verdicts
+    badge = night_badge(found.verdict, found.exit_code)
+    return _prepared(path, told.prepared, _utc(told.prepared.created), badge, found.sentence, found, told.logged)
+
+
+def _open(path: Path) -> Entry | None:
+    """A night that is not judged, or damaged."""
     run = RunDir(path)
     try:
         if not run.prepare.is_file():
@@ -92,7 +102,13 @@ def _loose(path: Path, badge: Badge, sentence: str) -> Entry | None:
 
 
 def _prepared(
-    path: Path, prepared: Prepared, created: datetime, badge: Badge, sentence: str, found: Verdicts | None = None
+    path: Path,
+    prepared: Prepared,
+    created: datetime,
+    badge: Badge,
+    sentence: str,
+    found: Verdicts | None = None,
+    logged: Logged | None = None,
 ) -> Entry:
     return Entry(
         name=_name(path),
@@ -101,13 +117,18 @@ def _prepared(
         square=_square(badge, found),
         sentence=sentence,
         suite=prepared.suite,
-        device=wording.short_device(prepared.environment.device_name),
+        device=_device(prepared.environment.device_name),
         candidate=prepared.candidate.short,
         subject=wording.one_line(prepared.candidate.subject, 80),
         report=_report(path),
-        mlflow=_mlflow(path),
+        mlflow=_mlflow(logged),
         speedups=_speedups(found),
     )
+
+
+@cache
+def _device(name: str) -> str:
+    return wording.short_device(name)  # there are few devices and many nights
 
 
 def _name(path: Path) -> str:
@@ -135,16 +156,13 @@ def _next_stage(run: RunDir) -> str:
 
 
 def _report(path: Path) -> str:
-    parts = (quote(os.fsencode(name)) for name in (path.parent.name, path.name, "report.html"))
-    return "/".join(parts) if RunDir(path).report.is_file() else ""
-
-
-def _mlflow(path: Path) -> str:
-    """The night's page in MLflow; "" where it has none or nobody can tell."""
-    try:
-        logged: Logged | None = RunDir(path).logged()
-    except (RunDirError, OSError):
+    if not (path / "report.html").is_file():
         return ""
+    return "/".join(quote(os.fsencode(name)) for name in (path.parent.name, path.name, "report.html"))
+
+
+def _mlflow(logged: Logged | None) -> str:
+    """The night's page in MLflow; "" where it has none."""
     link = logged.links.get("night", "") if logged else ""
     return link if urlsplit(link).scheme in ("http", "https") else ""
 
