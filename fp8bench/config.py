@@ -78,6 +78,9 @@ class TimingSettings(Section):
     captures: int = Field(default=5, ge=1)
     block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
     warmup_ms: float = Field(default=5.0, ge=0)
+    # Slowdowns to be really made, to see whether they are caught: pattern of cell ids -> share, the first that matches
+    # counts (`fp8bench.planting`). Such a night says so everywhere, and nothing that it finds outlives it.
+    planted: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
 
 
 class VerdictSettings(Section):
@@ -236,6 +239,10 @@ class Config(BaseSettings):
     @property
     def tracking_uri(self) -> str:
         return self.mlflow.tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow.db"
+
+    def with_planted(self, planted: dict[str, float]) -> Config:
+        """These settings with exactly `planted`: layers of settings would add their patterns up."""
+        return self.model_copy(update={"timing": self.timing.model_copy(update={"planted": planted})})
 
     def frozen_json(self) -> str:
         """As stored in a run directory: everything but secrets.

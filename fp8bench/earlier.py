@@ -16,7 +16,9 @@ from .rundir import RunDir
 
 
 def nights(runs_dir: Path, like: Prepared, same_line: bool = True) -> Iterator[tuple[Prepared, RunDir]]:
-    """Judged nights of the device and suite of `like` that began before it, newest first; damaged ones are left out.
+    """Judged nights of the device and suite of `like` that began before it, newest first.
+
+    Damaged ones are left out, and so are planted ones: what they found is no part of any story.
 
     same_line: only those of the same branch that were compared with the same kind of baseline, the accepted one or a
     given one: what somebody tried in between is no part of the story. What is yielded of `prepare.json` is what the
@@ -59,7 +61,7 @@ def _is_alike(prepared: Prepared, like: Prepared, same_line: bool) -> bool:
     if prepared.run_id == like.run_id or prepared.suite != like.suite:
         return False
     same_device = prepared.environment.device_name == like.environment.device_name
-    return same_device and (not same_line or _line(prepared) == _line(like))
+    return same_device and not prepared.planted and (not same_line or _line(prepared) == _line(like))
 
 
 def _line(prepared: Prepared) -> tuple[str, str]:

@@ -64,4 +64,5 @@ class Night:
         if cause.verdict is Verdict.NOT_BUILT:
             return shlex.join(["fp8bench", "build", "--repo", repo, "--commit", prepared.candidate.sha])
         commits = ["--candidate", prepared.candidate.sha, "--baseline", prepared.baseline.sha]
-        return shlex.join(["fp8bench", "nightly", "--repo", repo, *commits, "--suite", prepared.suite])
+        planted = [part for entry in prepared.planted.items() for part in ("--plant", f"{entry[0]}={entry[1]:g}")]
+        return shlex.join(["fp8bench", "nightly", "--repo", repo, *commits, "--suite", prepared.suite, *planted])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import __version__, environment, git, paths, suite
+from . import __version__, environment, git, paths, planting, suite
 from .config import Config
 from .errors import NightSkipped, UsageError
 from .records import Commit, Prepared
@@ -29,12 +29,17 @@ class Request:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def refuse_another(run: RunDir, request: Request, device: str) -> None:
+def refuse_another(run: RunDir, request: Request, device: str, planted: dict[str, float]) -> None:
     """UsageError unless a night is resumed with the arguments it was started with, or with none."""
     prepared = run.prepared()
     if device not in ("auto", prepared.environment.device):
         used = prepared.environment.device
         raise UsageError(f"{run.path} measures on device {used}, not {device}: give another --run-dir.")
+    if planted and planted != prepared.planted:
+        began = planting.sentence(prepared.planted) or "an ordinary night"
+        raise UsageError(
+            f"{run.path} is another one ({began}): leave --plant out to resume, or give another --run-dir."
+        )
     asked = prepared.requested
     for key, value in _public(request).items():
         if asked.get(key) != value:
@@ -59,7 +64,9 @@ def decide(config: Config, request: Request) -> Prepared:
     machine = environment.read_environment(device, config.worker.python)
     baseline, baseline_run, first = _baseline(config, request, candidate, machine.device_name)
     control = not first and git.kernels_equal(repo, baseline.sha, candidate.sha, config.home / "repos")
-    if control and config.nights.unchanged == "skip" and request.candidate is None:
+    planted = dict(config.timing.planted)
+    planting.refuse_idle(planted, (cell.id for cell in chosen.cells))
+    if control and config.nights.unchanged == "skip" and request.candidate is None and not planted:
         raise NightSkipped(f"{candidate.short} has the kernels of the baseline {baseline.short}: nothing to measure.")
     created = datetime.now(UTC)
     run_id = f"{created:%Y%m%d-%H%M%S}-{candidate.sha[:9]}-{secrets.token_hex(2)}"
@@ -82,7 +89,8 @@ def decide(config: Config, request: Request) -> Prepared:
         seed=int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:4]),
         inspected=chosen.inspect,
         requested=_public(request),
-        notes=_notes(repo, candidate) + ((_control_note(candidate, baseline),) if control else ()),
+        notes=(*_told(planted, control, candidate, baseline), *_notes(repo, candidate)),
+        planted=planted,
     )
 
 
@@ -117,6 +125,13 @@ def _harness() -> Commit:
         return Commit(sha="", subject=f"fp8bench {__version__}")
     commit = git.resolve(paths.CHECKOUT, "HEAD", Path())
     return commit.model_copy(update={"dirty": bool(git.dirty_files(paths.CHECKOUT))})
+
+
+def _told(planted: dict[str, float], control: bool, candidate: Commit, baseline: Commit) -> tuple[str, ...]:
+    """What a reader must know first: a night that is planted, or in which nothing may move."""
+    if planted:
+        return (f"{planting.sentence(planted)}. What it finds proves the pipeline, and says nothing about the commit.",)
+    return (_control_note(candidate, baseline),) if control else ()
 
 
 def _control_note(candidate: Commit, baseline: Commit) -> str:

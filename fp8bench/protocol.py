@@ -67,6 +67,7 @@ class TimeJob(_Message):
     cell: str
     phase: Phase = "screen"
     seconds: float = 0.0  # that a call takes, as an earlier launch found; 0: not known
+    planted: float = 0.0  # share by which the candidate is made slower on purpose
 
     @property
     def id(self) -> str:

@@ -89,6 +89,7 @@ class Prepared(Document):
     inspected: tuple[str, ...] = ()  # backends that are built and looked at, but have no cells here
     requested: dict[str, str] = Field(default_factory=dict)  # repo, candidate, baseline, suite as they were asked for
     notes: tuple[str, ...] = ()  # sentences for the reader, e.g. about uncommitted changes that are not measured
+    planted: dict[str, float] = Field(default_factory=dict)  # pattern of cell ids -> share; {}: an ordinary night
 
 
 # ---- build --------------------------------------------------------------------------------------------------
@@ -162,8 +163,9 @@ class CheckReport(Document):
 
 # samples/<shard>/<launch>.parquet and samples/confirm-<shard>/<launch>.parquet, one row a timed block:
 #   launch int, cell str, quad int, position int (0-3 in the quad), role str, calls int, seconds float (a call),
-#   phase str ("screen", "confirm", "aa": the A/A arm, whose candidate is the baseline bound a second time), and
-#   dropped bool: the blocks of a quad that disagreed with each other, stored but not read.
+#   phase str ("screen", "confirm", "aa": the A/A arm, whose candidate is the baseline bound a second time),
+#   dropped bool: the blocks of a quad that disagreed with each other, stored but not read, and
+#   planted float: the share by which the cell's candidate was made slower on purpose, 0 in ordinary nights.
 # Launches of one shard are numbered through: those of the confirmation follow those of the screening.
 SAMPLE_COLUMNS = ("launch", "cell", "quad", "position", "role", "calls", "seconds", "phase")
 

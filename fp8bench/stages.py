@@ -119,7 +119,8 @@ def frozen_config(run: RunDir, live: Config) -> Config:
     for section in ("mlflow", "mail"):
         now = getattr(live, section).model_dump(exclude_defaults=True)
         frozen[section] = frozen.get(section, {}) | now
-    return configuration.load(**frozen)
+    planted = frozen.get("timing", {}).get("planted", {})
+    return configuration.load(**frozen).with_planted(planted)
 
 
 # ---- prepare ------------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def frozen_config(run: RunDir, live: Config) -> Config:
 def _prepare(night: _Night) -> None:
     request = night.options.request
     if night.run.is_done("prepare"):
-        preparation.refuse_another(night.run, request, night.config.device)
+        preparation.refuse_another(night.run, request, night.config.device, night.config.timing.planted)
         return
     prepared = preparation.decide(night.config, request)
     records.write_bytes(night.config.frozen_json().encode() + b"\n", night.run.config)
@@ -357,7 +358,7 @@ def _logged_times(config: Config, prepared: Prepared) -> dict[str, float]:
 
 def _continued(found: records.Verdicts, prepared: Prepared, nights: Path) -> records.Verdicts:
     """What of it the night before had already."""
-    if (before := earlier.previous(nights, prepared)) is None:
+    if prepared.planted or (before := earlier.previous(nights, prepared)) is None:
         return found
     same_baseline = before[0].baseline.sha == prepared.baseline.sha
     return verdicts.continued(found, before[1], before[0].run_id, same_baseline)

@@ -47,6 +47,8 @@ CANDIDATE_SHA = "fp8bench.candidate"
 VERDICT = "fp8bench.verdict"
 NIGHT_VERDICT = "fp8bench.night_verdict"
 DIRTY = "fp8bench.dirty"
+PLANTED = "fp8bench.planted"  # what a planted night planted
+PLANTED_NIGHTS = "-planted"  # behind the name of the experiment: that of planted nights
 DESCRIPTION = "mlflow.note.content"  # what MLflow shows on the page of a run, as Markdown
 
 BATCH = 1000  # metrics a request
@@ -71,16 +73,18 @@ class Baseline:
 def log_night(run_dir: Path, config: Config) -> Logged:
     """Log the judged night in `run_dir` and return where it lies; a night that is there is found, not doubled.
 
+    A planted night goes to an experiment of its own: no chart of the others shows it, and no baseline is found there.
     A first night without findings becomes the baseline of its device, if that has none yet.
     Raises StoreError when MLflow cannot be reached or refuses, RunDirError when a record is missing.
     """
     night = Night.read(run_dir)
     with _session(config) as client:
-        experiment = _experiment(client, config)
+        experiment = _experiment(client, config, bool(night.prepared.planted))
         runs = {
             entry.backend: _log_backend(client, experiment, night, entry.backend) for entry in night.verdicts.backends
         }
-        if night.prepared.first_night and night.verdicts.exit_code == 0 and not night.prepared.candidate.dirty:
+        first = night.prepared.first_night and not night.prepared.planted
+        if first and night.verdicts.exit_code == 0 and not night.prepared.candidate.dirty:
             device = night.prepared.environment.device_name
             if _accepted(client, experiment, device) is None:
                 _accept(client, experiment, night.prepared.run_id, device)
@@ -145,7 +149,8 @@ def accept(config: Config, run_id: str = "", device_name: str | None = None, for
         runs = _runs_of(client, experiment, run_id or _latest(client, experiment))
         if not runs:
             raise UsageError(
-                f"no night {run_id!r} in MLflow at {_where(config)}: log it first, or give another run id."
+                f"no night {run_id!r} in MLflow at {_where(config)}: log it first, or give another run id. "
+                "A planted night is never a baseline."
             )
         if not force:
             _refuse_unfit(runs[0])
@@ -242,16 +247,17 @@ def _prepare_sqlite(uri: str) -> None:
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _experiment(client: MlflowClient, config: Config) -> str:
+def _experiment(client: MlflowClient, config: Config, planted: bool = False) -> str:
     """Id of the experiment, made at first use; artifacts of a local store lie beside its database."""
-    found = client.get_experiment_by_name(config.mlflow.experiment)
+    name = config.mlflow.experiment + PLANTED_NIGHTS * planted
+    found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
     place = None
     if config.tracking_uri.startswith("sqlite:///"):
         place = (config.home.resolve() / "mlflow-artifacts").as_uri()
     kind = {"mlflow.experimentKind": "custom_model_development"}  # opens as a table of runs with charts
-    return str(client.create_experiment(config.mlflow.experiment, artifact_location=place, tags=kind))
+    return str(client.create_experiment(name, artifact_location=place, tags=kind))
 
 
 def _quoted(value: str) -> str:
@@ -368,6 +374,7 @@ def _tags(night: Night, backend: str) -> dict[str, str]:
     }
     if prepared.candidate.dirty:
         tags[DIRTY] = "true"
+    tags[PLANTED] = ", ".join(f"{pattern} {100 * share:g}%" for pattern, share in prepared.planted.items())
     return {name: value for name, value in tags.items() if value}
 
 

@@ -208,7 +208,7 @@ class _Timer:
             bound = {role: self._bind(builds[role], cell, buffers) for role in request.load_order}
             arms = [bound["baseline"], bound["candidate"]]
         quads, captures = (request.cold_quads, 1) if cold else (request.quads, request.captures)
-        return self._clock.quads(arms, quads, cold=cold, captures=captures, seconds=job.seconds)
+        return self._clock.quads(arms, quads, cold=cold, captures=captures, seconds=job.seconds, planted=job.planted)
 
 
 def _time(request: TimeRequest, reporter: Reporter) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import math
 import os
 import re
 import shutil
@@ -242,6 +243,25 @@ def test_a_planted_slowdown_is_caught_and_told(place: Place, first: subprocess.C
     ratios = {key: value for key, value in metrics.items() if key.startswith("02_ratio_vs_baseline/")}
     assert max(ratios, key=ratios.__getitem__).startswith("02_ratio_vs_baseline/per-token/")
     assert any(key.startswith("03_regressed_cells/") and "per-token" in key for key in metrics)
+
+
+def test_a_commit_against_itself_is_slower_where_that_is_planted(
+    place: Place, first: subprocess.CompletedProcess
+) -> None:
+    """No code differs: what is caught is what the clock really added, by as much as it was told to."""
+    assert first.returncode == 0
+    arguments = ("--candidate", "base", "--baseline", "base", "--plant", "cpu/per-token/*=25%", "--plant", "*=0")
+    done = place.night("planted", *arguments, launches=4)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = place.nights["planted"].judged()
+    assert accused(found) == {"per-token/bfloat16"}
+    assert Verdict.CONTROL not in {cell.verdict for cell in found.cells}
+    (family,) = [entry for entry in found.families if entry.family == "per-token/bfloat16"]
+    assert family.effect is not None
+    assert family.effect.value == pytest.approx(math.log(1.25), abs=0.04)
+    assert "Planted night" in done.stdout
+    (mail,) = place.sink.mails
+    assert mail["Subject"].startswith("[fp8bench] PLANTED REGRESSED cpu/")
 
 
 def test_running_a_finished_night_again_repeats_nothing(place: Place) -> None:

@@ -15,7 +15,7 @@ from fp8bench.cli import main
 from fp8bench.config import Config, MlflowSettings
 from fp8bench.errors import StoreError, UsageError
 from fp8bench.metrics import METRICS
-from fp8bench.records import Verdicts
+from fp8bench.records import Prepared, Verdicts
 from fp8bench.report import figures
 
 mlflow = pytest.importorskip("mlflow")
@@ -191,6 +191,19 @@ def test_a_clean_first_night_becomes_the_baseline_and_no_other_does(tmp_path, co
     assert first.run_id == "n2"
     store.log_night(make_night(tmp_path / "3", "first_night", run_id="n3", created=at(3)), config)
     assert store.accepted_baseline(config, DEVICE) == first
+
+
+def test_a_planted_night_has_an_experiment_of_its_own_and_is_never_a_baseline(tmp_path, config, client):
+    run_dir = make_night(tmp_path, "first_night")
+    prepared = records.read(Prepared, run_dir / "prepare.json").model_copy(update={"planted": {"cpu/*": 0.005}})
+    records.write(prepared, run_dir / "prepare.json")
+    logged = store.log_night(run_dir, config)
+    assert client.get_experiment(logged.experiment_id).name == f"{config.mlflow.experiment}-planted"
+    assert client.get_run(logged.runs["cpu"]).data.tags["fp8bench.planted"] == "cpu/* 0.5%"
+    assert store.accepted_baseline(config, DEVICE) is None
+    for force in (False, True):
+        with pytest.raises(UsageError, match="A planted night is never a baseline"):
+            store.accept(config, prepared.run_id, force=force)
 
 
 def test_accepting_moves_the_baseline_of_that_device_only(tmp_path, config):

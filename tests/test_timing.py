@@ -109,7 +109,9 @@ class _Captures(CudaGraphClock):
     def __init__(self) -> None:
         self.made: list[str] = []
 
-    def _capture(self, calls: Sequence[object], count: int, *, keep: bool = False) -> str:  # type: ignore[override]
+    def _capture(  # type: ignore[override]
+        self, calls: Sequence[object], count: int, *, keep: bool = False, spin: int = 0
+    ) -> str:
         self.made.append(str(calls[0]))
         return f"{len(self.made)}{calls[0]}"
 
@@ -125,6 +127,43 @@ class _Captures(CudaGraphClock):
 def test_calls_that_overlap_are_captured_several_times(arms: str, overlaps: bool, expected: list[list[str]]) -> None:
     job = Job([[arm] for arm in arms], [], cold=False, captures=3)  # type: ignore[list-item]
     assert _Captures()._captures(job, 9, overlaps) == expected
+
+
+class _Spinning(_Captures):
+    """A device whose blocks take 100 us, a launch of the spinning kernel 1 us, and a cycle 0.5 ns."""
+
+    def _capture(  # type: ignore[override]
+        self, calls: Sequence[object], count: int, *, keep: bool = False, spin: int = 0
+    ) -> float:
+        return 100e-6 + (1e-6 + spin * 0.5e-9 if spin else 0.0)
+
+    def _replay(self, made: Sequence[float], order: list[int], cold: bool) -> list[float]:  # type: ignore[override]
+        return [made[number] for number in order]
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.003, 0.05])
+def test_a_planted_share_is_the_difference_of_two_arms_that_spin(share: float) -> None:
+    job = Job([["a"], ["a"]], [], cold=False, planted=share)  # type: ignore[list-item]
+    [[baseline, candidate]] = _Spinning()._captures(job, 9, overlaps=False)
+    assert candidate / baseline == pytest.approx(1 + share, abs=1e-5)  # type: ignore[operator]
+    plain = Job([["a"], ["a"]], [], cold=False)  # type: ignore[list-item]
+    assert _Spinning()._captures(plain, 9, overlaps=False) == [[100e-6, 100e-6]]
+
+
+def test_a_clock_on_which_spinning_takes_no_time_plants_nothing() -> None:
+    assert plan.spin_cycles(0.01, 100e-6, 200e-6, 2_000, 202_000) == 4_000
+    with pytest.raises(ValueError, match="spins for 9 cycles"):
+        plan.spin_cycles(0.01, 1.0, 1.0, 3, 9)
+
+
+def test_a_planted_arm_is_slower_by_what_was_planted(any_clock: Clock, device: str) -> None:
+    """Both arms are the same callables: without the plan they could not differ."""
+    arm = [_doubling({"cpu": 1 << 14, "cuda": 1 << 24}[device], device)]
+    effects = []
+    for _ in range(5):
+        blocks = any_clock.quads([arm, arm], quads=10, planted=0.5)
+        effects.append(plan.effect([plan.Timed(block.quad, block.arm, block.seconds) for block in blocks]))
+    assert statistics.median(effects) == pytest.approx(math.log(1.5), abs=0.1)
 
 
 def _blocks(effect: float, sway: float, quads: int = 10, seed: int = 1) -> list[plan.Timed]:

@@ -157,7 +157,7 @@ def _effects(samples: pd.DataFrame, cell: Cell) -> list[float]:
 
 
 def test_samples_are_raw_blocks_of_both_builds(samples: pd.DataFrame, config: Config) -> None:
-    assert tuple(samples.columns) == (*SAMPLE_COLUMNS, "dropped")
+    assert tuple(samples.columns) == (*SAMPLE_COLUMNS, "dropped", "planted")
     blocks = samples[(samples.launch == 0) & (samples.cell == _cell(SOUND).id) & (samples.phase == "screen")]
     assert len(blocks) == 4 * config.timing.quads
     assert blocks.role.value_counts().to_dict() == {BASELINE: 20, CANDIDATE: 20}

@@ -37,9 +37,11 @@ def compose(run_dir: Path, config: Config) -> list[Path]:
     """
     night = Night.read(run_dir)
     with causes.changing(config.home) as held:
-        plan = _plan(night, held[0], config)
-        held[0] = _after(night, held[0], plan)
-        ledger = held[0]
+        # A planted night is told as if nothing were known, and leaves nothing behind.
+        before = Ledger() if night.prepared.planted else held[0]
+        plan = _plan(night, before, config)
+        ledger = _after(night, before, plan)
+        held[0] = held[0] if night.prepared.planted else ledger
     finished = messages.build(night, plan, ledger, config)
     if any(planned.kind == "digest" for planned in plan.mails):
         finished.append(Finished(digest.build(config, night.prepared.created)))

@@ -53,7 +53,8 @@ def week_of(moment: datetime) -> str:
 def build(config: Config, now: datetime | None = None) -> Message:
     """The digest of the seven days up to `now`, as a finished message."""
     now = now or datetime.now(UTC)
-    found = [entry for entry in nights.read(config.runs_dir) if now - timedelta(days=DAYS) < entry.created <= now]
+    every = [entry for entry in nights.read(config.runs_dir) if not entry.planted]
+    found = [entry for entry in every if now - timedelta(days=DAYS) < entry.created <= now]
     standing = [entry for entry in causes.ranked(causes.read(config.home).causes) if entry.is_open]
     view = _view(found, standing, str(config.home.resolve() / "index.html"))
     title = wording.one_line(f"{TAG} DIGEST week {week_of(now)}: {view.lead}")

@@ -7,10 +7,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .. import wording
+from .. import planting, wording
 from ..causes import Ledger, Standing
 from ..night import Night
 from ..records import Alerts, Cause, Effect, Message, PlannedMail, Verdict
@@ -228,6 +228,9 @@ def _finished(
     attached = () if night.link("report") or not (night.run_dir / "report.html").is_file() else ("report.html",)
     run_id, device = night.prepared.run_id, night.prepared.environment.device_name
     earlier = (thread_id(planned.cause, device), planned.previous) if planned.cause else ()
+    if told := planting.sentence(night.prepared.planted):
+        title = wording.one_line(f"{TAG} PLANTED {title.removeprefix(TAG).lstrip()}")
+        mail = replace(mail, lead=f"{told}. {mail.lead}", decision="")  # there is nothing to decide about
     message = Message(
         subject=title,
         to=to,

@@ -55,6 +55,8 @@ def read_sources(paths: Sequence[Path], device: str = "cuda", equal: bool = Fals
 def _read(path: Path, device: str, equal: bool) -> tuple[pd.DataFrame, str]:
     if path.is_dir():
         run = RunDir(path)
+        if run.prepared().planted:
+            raise UsageError(f"{path.name} is a planted night: it shows what is caught, so name it with --planted.")
         return _unchanged(run, equal), run.prepared().environment.device
     return _read_csv(path), device
 

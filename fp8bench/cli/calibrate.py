@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _sources(named: list[Path], runs_dir: Path) -> list[Path]:
     """Those that were named; else all nights of the home directory."""
-    found = named or sorted(path.parent for path in runs_dir.glob("*/verdicts.json"))
+    from ..rundir import RunDir
+
+    judged = sorted(path.parent for path in runs_dir.glob("*/verdicts.json")) if not named else []
+    found = named or [path for path in judged if not RunDir(path).prepared().planted]
     if not found:
         raise UsageError(f"no nights in {runs_dir}: name run directories or CSV files to calibrate from.")
     for path in found:

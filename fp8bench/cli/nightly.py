@@ -102,7 +102,7 @@ def _print_findings(run: RunDir, troubles: list[str]) -> None:
     print(f"\n{found.verdict}  (exit code {found.exit_code})")
     for backend in found.backends:
         print(f"  {backend.sentence}")
-    if found.sentence.startswith(("The night is invalid", "First night")):
+    if found.sentence.startswith(("Planted night", "The night is invalid", "First night")):
         print(f"  {found.sentence.partition('. ')[0]}.")
     print(f"\nrun directory  {run.path}")
     if run.report.is_file():

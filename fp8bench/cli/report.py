@@ -84,7 +84,8 @@ def _find(run: str, runs_dir: Path) -> Path:
         if not found:
             raise UsageError(f"{run}: no such night in {runs_dir}; give a run directory or a run id.")
         return _judged(found[0])
-    judged = [(prepared.created, directory) for directory, prepared in nights if RunDir(directory).is_done("judge")]
+    ordinary = [(directory, prepared) for directory, prepared in nights if not prepared.planted] or nights
+    judged = [(prepared.created, directory) for directory, prepared in ordinary if RunDir(directory).is_done("judge")]
     if not judged:
         raise UsageError(f"no night in {runs_dir} has a verdict yet: give a run directory, or run `fp8bench nightly`.")
     return max(judged)[1]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .. import config, stages, wording
-from ..errors import RunDirError
+from .. import config, planting, stages, wording
+from ..errors import RunDirError, UsageError
 from ..preparation import Request
 from ..progress import Reporter
 from ..rundir import RunDir
@@ -32,6 +32,22 @@ def add_request(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", metavar="TIME", help="measure the latest commit of that time instead of now's")
     parser.add_argument("--suite", metavar="NAME|FILE", help="cells to measure (default: setting suite)")
     parser.add_argument("--device", choices=["auto", "cuda", "cpu"], help="default: setting device")
+    parser.add_argument(
+        "--plant",
+        action="append",
+        default=[],
+        type=planted,
+        metavar="PATTERN=SHARE",
+        help="really make the candidate of these cells slower, e.g. 'cuda/per-token/*=0.5%%'",
+    )
+
+
+def planted(text: str) -> tuple[str, float]:
+    """An argument of --plant."""
+    try:
+        return planting.parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -39,7 +55,8 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 def settings_of(args: argparse.Namespace) -> config.Config:
-    return config.load(**({"device": args.device} if args.device else {}))
+    found = config.load(**({"device": args.device} if args.device else {}))
+    return found.with_planted(dict(args.plant)) if args.plant else found
 
 
 def run(args: argparse.Namespace) -> int:

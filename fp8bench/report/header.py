@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import wording
 from ..night import Night
@@ -32,8 +32,9 @@ class Header:
 
 def build(night: Night) -> Header:
     prepared = night.prepared
+    found = night_badge(night.verdicts.verdict, night.verdicts.exit_code)
     return Header(
-        badge=night_badge(night.verdicts.verdict, night.verdicts.exit_code),
+        badge=replace(found, word=f"planted: {found.word}") if prepared.planted else found,
         run_id=prepared.run_id,
         date=f"{prepared.created:%A, %d %B %Y, %H:%M} UTC",
         suite=prepared.suite,

@@ -152,12 +152,14 @@ def _legend(found: Sequence[Entry]) -> tuple[tuple[str, Badge, int], ...]:
 def _lead(entries: Sequence[Entry]) -> str:
     if not entries:
         return "No night has run yet: `fp8bench nightly` runs one."
-    quiet = sum(entry.square == "ok" for entry in entries)
+    planted = sum(entry.planted for entry in entries)
+    quiet = sum(entry.square == "ok" and not entry.planted for entry in entries)
     unread = sum(not entry.judged for entry in entries)
     ended = f", {unread} unfinished or damaged" if unread else ""
     first, last = entries[-1].created, entries[0].created
     span = f"from {first:%d %B %Y} to {last:%d %B %Y}" if first.date() != last.date() else f"on {last:%d %B %Y}"
-    return f"{wording.count(len(entries), 'night')} {span}: {quiet} without a regression{ended}."
+    tried = f", {planted} planted" if planted else ""
+    return f"{wording.count(len(entries), 'night')} {span}: {quiet} without a regression{ended}{tried}."
 
 
 def _tone(track: Track) -> Tone:

@@ -41,6 +41,7 @@ class Entry:
     report: str = ""  # address relative to the home directory; "" before there is a report
     mlflow: str = ""
     speedups: tuple[Speedup, ...] = ()  # none of a night that proves nothing
+    planted: bool = False  # slowed down on purpose: it stands in the table of nights alone
 
     @property
     def judged(self) -> bool:
@@ -122,6 +123,7 @@ def _prepared(
         subject=wording.one_line(prepared.candidate.subject, 80),
         report=_report(path),
         mlflow=_mlflow(logged),
+        planted=bool(prepared.planted),
         speedups=_speedups(found),
     )
 
@@ -172,9 +174,9 @@ def _speedups(found: Verdicts | None) -> tuple[Speedup, ...]:
 
 
 def tracks(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """Nights that can be compared with each other, by device and suite, in the order of the entries."""
+    """Nights that can be compared with each other, by device and suite, in the order of entries; none is planted."""
     found: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        if entry.device:
+        if entry.device and not entry.planted:
             found.setdefault((entry.device, entry.suite), []).append(entry)
     return found

@@ -98,7 +98,7 @@ def time_cells(
     Raises WorkerError where workers cannot be started, RunDirError for a damaged or unwritable samples file.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    fixed = controls(builds, cells, frozenset(same_code))
+    fixed = controls(builds, cells, same_code, config.timing.planted)
     work = Work(tuple(cells), fixed, phase, config.timing, config.verdicts.margin(device), seed)
     past = _stored(work, samples_dir)
     with _second_copy(builds["baseline"], config.builds_dir) as copy:
@@ -123,7 +123,8 @@ def _run_launches(
             if len(past) + 1 < work.launches and (ready := session.ready(Path(f"{log}-{number + 1:03}.log"))):
                 workers.enter_context(ready)
             outcome = session.run(plan, Path(f"{log}-{number:03}.log"), note, mine)
-            launch, rows = samples.taken(_launch(number, outcome, time.monotonic() - begin), outcome.done)
+            planted = {job.id: job.planted for job in plan.jobs}
+            launch, rows = samples.taken(_launch(number, outcome, time.monotonic() - begin), outcome.done, planted)
             samples.write(launch, rows, launch_file(samples_dir, number))
             past.append(launch)
             done += len(plan.jobs)

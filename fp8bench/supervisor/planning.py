@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from .. import planting
 from ..backends import REFERENCE, YARDSTICKS
 from ..config import TimingSettings
 from ..protocol import TimeJob
@@ -71,8 +72,16 @@ class Work:
         generator.shuffle(load_order)
         failed = {failure.cell for launch in past for failure in launch.failures}
         due = [job for job in jobs if job.cell not in failed and not self._is_done(job, past)]
-        timed = tuple(job.model_copy(update={"seconds": _call_s(job, past)}) for job in due)
+        timed = tuple(
+            job.model_copy(update={"seconds": _call_s(job, past), "planted": self._planted(job)}) for job in due
+        )
         return LaunchPlan(timed, (load_order[0], load_order[1]))
+
+    def _planted(self, job: TimeJob) -> float:
+        """What is planted in the candidate; there is none in the A/A arm, and nobody judges a yardstick's."""
+        if job.phase == "aa" or job.cell.partition("/")[0] in YARDSTICKS:
+            return 0.0
+        return planting.share_of(self.timing.planted, job.cell) or 0.0
 
     def _is_done(self, job: TimeJob, past: Sequence[Launch]) -> bool:
         if job.cell in self.controls:
@@ -111,14 +120,22 @@ def shared_backends(builds: Mapping[Role, Path]) -> tuple[str, ...]:
     return tuple(sorted(equal_backends(builds) & {REFERENCE}))
 
 
-def controls(builds: Mapping[Role, Path], cells: Sequence[Cell], same_code: frozenset[str]) -> frozenset[str]:
+def controls(
+    builds: Mapping[Role, Path],
+    cells: Sequence[Cell],
+    same_code: Collection[str],
+    planted: Mapping[str, float] | None = None,
+) -> frozenset[str]:
     """Ids of the cells that cannot differ, or are never judged.
 
     same_code: cells that were found to run the same code. One build against itself is an A/A night, in which every
     cell would be one: only what is bound once is, and all others are measured as if they could differ.
+    planted: what `planting` names counts as changed.
     """
     if builds["baseline"] == builds["candidate"]:
-        names, same_code = {*shared_backends(builds), *YARDSTICKS}, frozenset()
+        names, same_code = set(shared_backends(builds)), ()
     else:
-        names = {*equal_backends(builds), *YARDSTICKS}
-    return frozenset(cell.id for cell in cells if cell.backend in names or cell.id in same_code)
+        names = equal_backends(builds)
+    same = {cell.id for cell in cells if cell.backend in names or cell.id in same_code}
+    changed = {cell for cell in same if planting.share_of(planted or {}, cell) is not None}
+    return frozenset(same - changed) | {cell.id for cell in cells if cell.backend in YARDSTICKS}

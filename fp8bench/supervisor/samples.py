@@ -28,9 +28,10 @@ _SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("phase", pa.string()),
         ("dropped", pa.bool_()),
+        ("planted", pa.float64()),
     ]
 )
-_Row = tuple[int, str, int, int, str, int, float, str, bool]
+_Row = tuple[int, str, int, int, str, int, float, str, bool, float]
 RawBlock = tuple[int, int, int, int, float]  # quad, position, arm, calls, seconds a call
 
 
@@ -52,8 +53,13 @@ def launch_file(samples_dir: Path, launch: int) -> Path:
     return samples_dir / f"{launch:03}.parquet"
 
 
-def taken(launch: Launch, timed: Mapping[str, Sequence[RawBlock]]) -> tuple[Launch, list[_Row]]:
-    """`launch` with what its timed blocks say, and their rows; timed: job id -> blocks in order of time."""
+def taken(
+    launch: Launch, timed: Mapping[str, Sequence[RawBlock]], planted: Mapping[str, float]
+) -> tuple[Launch, list[_Row]]:
+    """`launch` with what its timed blocks say, and their rows.
+
+    timed: job id -> blocks in order of time. planted: job id -> share that was planted in its candidate.
+    """
     rows: list[_Row] = []
     found = launch.model_copy(update={"effects": {}, "call_s": {}})
     for job, blocks in timed.items():
@@ -66,7 +72,18 @@ def taken(launch: Launch, timed: Mapping[str, Sequence[RawBlock]]) -> tuple[Laun
             found.effects[job] = effect
         found.call_s[cell] = max(median(block.seconds for block in seen if block.arm == arm) for arm in (0, 1))
         rows += [
-            (launch.number, cell, quad, position, ROLES[arm], calls, seconds, phase, quad in dropped)
+            (
+                launch.number,
+                cell,
+                quad,
+                position,
+                ROLES[arm],
+                calls,
+                seconds,
+                phase,
+                quad in dropped,
+                planted.get(job, 0.0),
+            )
             for quad, position, arm, calls, seconds in blocks
         ]
     return found, rows

@@ -34,6 +34,10 @@ class Job(NamedTuple):
     cold: bool
     captures: int = 1
     seconds: float = 0.0  # a call, of the slowest arm; 0: not known
+    planted: float = 0.0  # share by which every block of the last arm is made longer on purpose
+
+    def planted_in(self, arm: int) -> float:
+        return self.planted if arm == len(self.arms) - 1 else 0.0
 
 
 @contextmanager
@@ -74,15 +78,23 @@ class Clock(ABC):
         return plan.sets_needed(bytes_per_set, self.cache_bytes, self.max_sets) if cold else 1
 
     def quads(
-        self, arms: Sequence[Sequence[Call]], quads: int, *, cold: bool = False, captures: int = 1, seconds: float = 0.0
+        self,
+        arms: Sequence[Sequence[Call]],
+        quads: int,
+        *,
+        cold: bool = False,
+        captures: int = 1,
+        seconds: float = 0.0,
+        planted: float = 0.0,
     ) -> list[Block]:
         """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
 
         captures: over how many captures of a CUDA graph the quads are spread, where calls overlap each other.
-        seconds: that a call is known to take, which spares finding out. Errors of a callable propagate.
+        seconds: that a call is known to take, which spares finding out. planted: share by which each block of the last
+        arm is really made longer, by waiting at its end: 0.01 is 1%. Errors of a callable propagate.
         """
         order = plan.palindromes(len(arms), quads)
-        job = Job([_sets(arm, cold) for arm in arms], order, cold, captures, seconds)
+        job = Job([_sets(arm, cold) for arm in arms], order, cold, captures, seconds, planted)
         calls, times = self._time(job)
         return [Block(*place, calls, value) for place, value in zip(order, times, strict=True)]
 

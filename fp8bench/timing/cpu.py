@@ -44,11 +44,11 @@ class CpuClock(Clock):
         """Evict everything from the caches by reading four times their size."""
         self._flush_buffer.sum()
 
-    def _block(self, calls: list[Call], cold: bool) -> float:
+    def _block(self, calls: list[Call], cold: bool, planted: float = 0.0) -> float:
         """Seconds of one run through `calls`, undisturbed if that can be had in a few tries, else the shortest.
 
         A run during which the kernel gave the core to somebody else has measured that as well. It is repeated,
-        whichever arm it belongs to.
+        whichever arm it belongs to. planted: share of itself that it waits at its end.
         """
         shortest = float("inf")
         for _ in range(TRIES):
@@ -58,7 +58,7 @@ class CpuClock(Clock):
             begin = time.perf_counter_ns()
             for call in calls:
                 call()
-            seconds = (time.perf_counter_ns() - begin) * 1e-9
+            seconds = _until(begin, planted) if planted else (time.perf_counter_ns() - begin) * 1e-9
             shortest = min(shortest, seconds)
             if machine.preemptions() == before:
                 return seconds
@@ -79,4 +79,17 @@ class CpuClock(Clock):
             warm = self._warm_up(job.arms, job.cold)
             calls = self._calls(job.seconds or warm, min(map(len, job.arms)), job.cold)
             blocks = [[arm[number % len(arm)] for number in range(calls)] for arm in job.arms]
-            return calls, [self._block(blocks[arm], job.cold) / calls for _, _, arm in job.order]
+            waits = [job.planted_in(arm) for arm in range(len(blocks))]
+            return calls, [self._block(blocks[arm], job.cold, waits[arm]) / calls for _, _, arm in job.order]
+
+
+def _until(begin: int, share: float) -> float:
+    """Wait until `share` more has passed than has since `begin` (ns); seconds since then.
+
+    A share of what this very block took: it is slower by as much whatever the machine does meanwhile.
+    """
+    now = time.perf_counter_ns()
+    end = now + share * (now - begin)
+    while now < end:
+        now = time.perf_counter_ns()
+    return (now - begin) * 1e-9

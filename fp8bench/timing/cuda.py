@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
+from statistics import median
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,8 @@ PROBE_REPLAYS = 3
 EVENT_RESOLUTION_S = 0.5e-6
 FLUSH_BYTES = 512 << 20
 SEPARATOR_CYCLES = 4000  # some 2 us: longer than the device needs to get the next kernel of a graph ready
+SPIN_CYCLES = (2_000, 200_000)  # of a planted block: what every arm spins for, and what tells how long a cycle is
+SPIN_REPLAYS = 6
 RAMP_UP_S = 0.3  # an idle GPU needs this long to reach its clocks
 
 
@@ -68,8 +71,10 @@ class CudaGraphClock(Clock):
             self._flush()
             torch.cuda.synchronize()
 
-    def _capture(self, calls: Sequence[Call], count: int, *, keep: bool = False) -> torch.cuda.CUDAGraph:
+    def _capture(self, calls: Sequence[Call], count: int, *, keep: bool = False, spin: int = 0) -> torch.cuda.CUDAGraph:
         """A graph of `count` calls that take turns; `keep` keeps what can be read of it, and makes it ready later.
+
+        spin: cycles for which the device does nothing behind the last call; 0: no such kernel is there.
 
         Not `torch.cuda.graph`, which collects garbage and empties the allocator's cache each time (0.1 s).
         """
@@ -82,6 +87,8 @@ class CudaGraphClock(Clock):
             try:
                 for number in range(count):
                     results.append(calls[number % len(calls)]())
+                if spin:
+                    _spin(spin)
             except BaseException:
                 with suppress(RuntimeError):  # an invalid capture: the cause is on its way
                     graph.capture_end()
@@ -134,25 +141,39 @@ class CudaGraphClock(Clock):
         slowest = max(min(seconds[arm :: len(arms)]) for arm in range(len(arms)))
         return max(slowest, EVENT_RESOLUTION_S) / PROBE_CALLS
 
+    def _spins(self, job: Job, calls: int) -> list[int]:
+        """Cycles that a block of `calls` calls spins for at its end, by arm; 0 unless something is planted.
+
+        Every arm then ends with the same kernel, so that what is planted is the difference alone and no launch of a
+        kernel: 0.3% of a block is about what a launch costs. How long a cycle lasts is measured on this very block.
+        """
+        if not job.planted:
+            return [0] * len(job.arms)
+        both = [self._capture(job.arms[0], calls, spin=cycles) for cycles in SPIN_CYCLES]
+        seconds = self._replay(both, [0, 1] * (SPIN_REPLAYS + 1), job.cold)[2:]
+        short, long = median(seconds[::2]), median(seconds[1::2])
+        shares = [job.planted_in(arm) for arm in range(len(job.arms))]
+        return [plan.spin_cycles(share, short, long, *SPIN_CYCLES) for share in shares]
+
     def _captures(self, job: Job, calls: int, overlaps: bool) -> list[list[torch.cuda.CUDAGraph]]:
         """Graphs of `calls` calls, one an arm, for each capture that the job asks for.
 
         Calls that overlap their neighbours take one of two times, which last as long as the captured graph. Where
         they do, several captures average over that; elsewhere one is enough. Who is captured first alternates.
         """
-        captures = []
+        captures, arms = [], list(zip(job.arms, self._spins(job, calls), strict=True))
         for number in range(job.captures if overlaps else 1):
             backwards = number % 2 == 1
-            made = self._capture_each(job.arms[::-1] if backwards else job.arms, calls)
+            made = self._capture_each(arms[::-1] if backwards else arms, calls)
             captures.append(made[::-1] if backwards else made)
         return captures
 
-    def _capture_each(self, arms: Sequence[Sequence[Call]], calls: int) -> list[torch.cuda.CUDAGraph]:
-        """A graph an arm; arms of the same callables, which cannot differ, share one."""
+    def _capture_each(self, arms: Sequence[tuple[Sequence[Call], int]], calls: int) -> list[torch.cuda.CUDAGraph]:
+        """A graph an arm, (callables, cycles to spin); equal arms, which cannot differ, share one."""
         made: list[torch.cuda.CUDAGraph] = []
         for number, arm in enumerate(arms):
             same = arms.index(arm)
-            made.append(made[same] if same < number else self._capture(arm, calls))
+            made.append(made[same] if same < number else self._capture(arm[0], calls, spin=arm[1]))
         return made
 
     def _time(self, job: Job) -> tuple[int, list[float]]:
@@ -170,9 +191,14 @@ class CudaGraphClock(Clock):
         return calls, [value / calls for value in seconds]
 
 
+def _spin(cycles: int) -> None:
+    """Enqueue a kernel that does nothing for so many cycles."""
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+
+
 def _separate() -> None:
     """Enqueue the kernel that keeps calls apart."""
-    torch.cuda._sleep(SEPARATOR_CYCLES)  # type: ignore[no-untyped-call]
+    _spin(SEPARATOR_CYCLES)
 
 
 def _behind_separator(call: Call) -> object:

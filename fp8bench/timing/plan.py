@@ -72,6 +72,19 @@ def by_difference(with_call: Sequence[tuple[int, float]], without: Sequence[tupl
     return [_mean_of(with_call, number) - _mean_of(without, number) for number in rounds]
 
 
+def spin_cycles(share: float, short_s: float, long_s: float, short: int, long: int) -> int:
+    """Cycles to spin for at the end of a block so that it takes `share` longer than one that spins for `short`.
+
+    short_s, long_s: seconds of the block when it spins for `short` and for `long` cycles. ValueError where spinning
+    for longer did not take longer: nothing can be planted with such a clock.
+    """
+    if long_s <= short_s:
+        raise ValueError(
+            f"a block that spins for {long} cycles took {long_s:g} s, and for {short} cycles {short_s:g} s"
+        )
+    return short + round(share * short_s * (long - short) / (long_s - short_s))
+
+
 def _mean_of(blocks: Sequence[tuple[int, float]], number: int) -> float:
     return fmean(seconds for which, seconds in blocks if which == number)
 

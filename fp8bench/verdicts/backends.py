@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from .. import wording
+from .. import planting, wording
 from ..records import BackendVerdict, CellVerdict, Effect, FamilyVerdict, Prepared, Verdict
 from .decisions import loudest
 from .evidence import BROKEN, Evidence, backend_of
@@ -38,6 +38,9 @@ def exit_code(verdicts: Sequence[Verdict], invalid: str) -> int:
 
 def night_sentence(prepared: Prepared, backends: Sequence[BackendVerdict], invalid: str) -> str:
     told = ". ".join(backend.sentence for backend in backends)
+    if planted := planting.sentence(prepared.planted):
+        because = f" It is invalid: {invalid}." if invalid else ""
+        return f"{planted}.{because} {told}."
     if invalid:
         return f"The night is invalid: {invalid}. {told}."
     if prepared.first_night:

@@ -51,6 +51,7 @@ def _cause(
     worst = max((cell for cell in accused if cell.effect), key=lambda cell: value_of(cell.effect), default=None)
     effect = worst.effect if worst else max((f.effect for f in moved), key=value_of, default=None)
     against = [night.prepared.baseline.sha] if verdict is Verdict.REGRESSED else []
+    against += [night.prepared.run_id] if night.prepared.planted else []  # it is no other night's cause
     return Cause(
         id=cause_id(backend.backend, verdict, *families, *against),
         backend=backend.backend,

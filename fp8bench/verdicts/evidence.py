@@ -8,7 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from .. import stats
+from .. import planting, stats
 from ..backends import CHECKED_ONLY, YARDSTICKS
 from ..config import VerdictSettings
 from ..records import (
@@ -98,6 +98,8 @@ class Evidence:
         backend, _, rest = cell.partition("/")
         if backend in YARDSTICKS:
             return True
+        if planting.share_of(self.prepared.planted, cell) is not None:
+            return False
         ours, theirs = (self.built.role(role).library(backend) for role in (CANDIDATE, BASELINE))
         if ours and theirs and ours.identity and ours.identity == theirs.identity:
             return True
