@@ -31,15 +31,15 @@ from fp8bench import brief, stages  # noqa: E402
 from fp8bench.config import Config  # noqa: E402
 
 STATES = ("clean", "clean", "clean", "regressed", "clean", "wrong", "clean", "invalid")
+PARSE_S = 0.3  # of a processor: others have the rest of it
 END = datetime(2026, 12, 31, 2, tzinfo=UTC)
 PARSE = """
 import runpy, sys, time
-import airflow.sdk
+import airflow.sdk  # the DAG processor has it when it forks
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-for name in sys.argv[1:]:
-    began = time.process_time()
-    runpy.run_path(name)
-    print(name.rpartition("/")[2], f"{time.process_time() - began:.3f}")
+began, busy = time.perf_counter(), time.process_time()
+runpy.run_path(sys.argv[1])
+print(f"{time.perf_counter() - began:.3f} {time.process_time() - busy:.3f}")
 """
 
 
@@ -111,17 +111,16 @@ def disk(night: Path) -> None:
 
 
 def parse_dags() -> None:
-    files = sorted(map(str, (CHECKOUT / "dags").glob("*.py")))
+    """Each DAG file in a process of its own, as the DAG processor does it."""
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"AIRFLOW_HOME": home, "PYTHONPATH": str(CHECKOUT)}
-        done = subprocess.run(
-            [sys.executable, "-c", PARSE, *files], env=environment, capture_output=True, text=True, check=True
-        )
-    for line in done.stdout.splitlines():
-        name, _, seconds = line.partition(" ")
-        if name.startswith("fp8bench_"):
-            kept = "kept" if float(seconds) < 0.3 else "BROKEN"
-            print(f"{'parse ' + name:<56} {float(seconds):8.2f} s of a processor   (bound 0.3 s: {kept})")
+        for file in sorted((CHECKOUT / "dags").glob("*.py")):
+            command = [sys.executable, "-c", PARSE, str(file)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            wall, busy = map(float, done.stdout.split()[-2:])
+            kept = "kept" if busy < PARSE_S else "BROKEN"
+            told = f"{wall:8.2f} s, {busy:.2f} s of a processor   (bound {PARSE_S} s of a processor: {kept})"
+            print(f"{'parse ' + file.name:<56} {told}")
 
 
 def main() -> None:

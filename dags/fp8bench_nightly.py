@@ -39,7 +39,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from fp8bench import config, git, paths, records
+from fp8bench import config, paths
 
 CONFIG = config.load()
 SETTINGS = CONFIG.airflow
@@ -117,6 +117,8 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 def _stage(name: str, *options: str) -> tuple[int, str]:
     """Exit code and last line of a stage; its lines go to the task's log as they come."""
+    from fp8bench import git  # here and below: what parsing does not need costs every parse
+
     command = [sys.executable, "-m", "fp8bench", "stage", name, "--run-dir", str(_here()), *options]
     log.info("%s", shlex.join(map(git.without_secrets, command)))
     last = ""
@@ -160,7 +162,7 @@ def _send_by_connection(run_dir: Path) -> int:
     """Send what waits in the outbox through Airflow's SMTP connection; each message once."""
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 
-    from fp8bench import alerts
+    from fp8bench import alerts, records
 
     sent = 0
     for path in alerts.pending(run_dir):
@@ -187,6 +189,8 @@ def _has_connection() -> bool:
 @task(execution_timeout=timedelta(minutes=30), **ON_GPU)
 def prepare() -> list[int]:
     """Resolve the commits, freeze the settings, describe the machine. Returns the numbers of the shards."""
+    from fp8bench import records
+
     params = get_current_context()["params"]
     given = [(f"--{name}", params[name]) for name in PARAMS if params[name]]
     last = run_stage("prepare", *(word for option in given for word in option), *_made_up_for())
@@ -266,6 +270,8 @@ def alert() -> None:
 @task(execution_timeout=timedelta(minutes=5), retries=0, trigger_rule=TriggerRule.ALL_DONE)
 def gate() -> str:
     """Fail the run on a regression, on wrong, crashed or unbuilt kernels, on an invalid night, on failed stages."""
+    from fp8bench import records
+
     verdicts, states = _here() / "verdicts.json", _states()
     if states.get("prepare") == "skipped":
         raise AirflowSkipException("there was nothing to measure")

@@ -32,6 +32,7 @@ ORDER = ["prepare", "build", "check", "time", "screen", "confirm", "judge", "log
 
 # what a scheduler's environment need not have, and what costs seconds at every parse
 HEAVY = {"torch", "triton", "mlflow", "pandas", "scipy", "jinja2"}
+OURS = {"fp8bench", "fp8bench.config", "fp8bench.errors", "fp8bench.paths", "fp8bench.spec"}  # all that parsing needs
 
 
 def describe(**environment: str) -> dict[str, Any]:
@@ -44,6 +45,7 @@ dag = runpy.run_path({str(DAG_FILE)!r})["fp8bench_nightly"]
 print(json.dumps({{
     "schedule": dag.schedule, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "doc": dag.doc_md,
     "imported": sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & set({sorted(HEAVY)!r})),
+    "ours": sorted(name for name in sys.modules if name.partition(".")[0] == "fp8bench"),
     "tasks": {{task.task_id: dict(
         pool=task.pool, queue=task.queue, executor=task.executor, retries=task.retries, doc=task.doc_md,
         timeout=task.execution_timeout.total_seconds(), upstream=sorted(task.upstream_task_ids),
@@ -90,6 +92,7 @@ def dag(airflow_database: Path) -> Any:
 
 def test_parsing_imports_nothing_heavy(described: dict[str, Any]) -> None:
     assert described["imported"] == []
+    assert set(described["ours"]) <= OURS
 
 
 def test_a_night_at_a_time_on_schedule_without_catching_up(described: dict[str, Any]) -> None:
