@@ -12,6 +12,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from . import stats
@@ -39,9 +40,14 @@ def families_of(table: pd.DataFrame) -> list[str]:
 
 def whole(effects: pd.DataFrame, controls: Collection[str], launches: int) -> pd.DataFrame:
     """The columns that are judged: no controls, and at least `launches` launches."""
-    enough = (effects.notna().to_numpy().sum(axis=0) >= launches).tolist()
-    names = effects.columns.tolist()
-    return effects.loc[:, [kept and name not in controls for name, kept in zip(names, enough, strict=True)]]
+    enough = np.count_nonzero(~np.isnan(effects.to_numpy(dtype=float)), axis=0) >= launches
+    kept = enough & ~effects.columns.isin(controls) if controls else enough
+    return effects if kept.all() else effects.loc[:, kept]
+
+
+def in_order(effects: pd.DataFrame) -> pd.DataFrame:
+    """Columns sorted by name."""
+    return effects if effects.columns.is_monotonic_increasing else effects.sort_index(axis=1)
 
 
 def screen(effects: pd.DataFrame, settings: VerdictSettings, controls: Collection[str], margin: float) -> Screen:
@@ -52,7 +58,7 @@ def screen(effects: pd.DataFrame, settings: VerdictSettings, controls: Collectio
     margin: the smallest effect that counts, `settings.margin(device)`.
     The result depends on nothing but these, and not on the order of rows and columns.
     """
-    tested = whole(effects, controls, settings.min_launches).sort_index(axis=1)
+    tested = in_order(whole(effects, controls, settings.min_launches))
     if tested.empty:
         return Screen((), ())
     of_cells = stats.estimates(tested, margin)
@@ -65,5 +71,5 @@ def screen(effects: pd.DataFrame, settings: VerdictSettings, controls: Collectio
 
 def suspicious(estimates: pd.DataFrame, alpha: float) -> set[str]:
     """Names of the rows of `stats.estimates` that may be slower or faster by more than the margin."""
-    smaller = estimates[["p_slower", "p_faster"]].min(axis=1)
+    smaller = np.minimum(estimates["p_slower"].to_numpy(), estimates["p_faster"].to_numpy())
     return set(estimates.index[smaller < alpha])

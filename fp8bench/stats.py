@@ -34,6 +34,10 @@ class Estimate:
     deviation: float  # of the effect of a launch
 
 
+# Of objects: an index of strings, as pandas would make one, takes several times as long to look things up in.
+_ESTIMATES = pd.Index([entry.name for entry in fields(Estimate)], dtype=object)
+
+
 def launch_effects(samples: pd.DataFrame) -> pd.DataFrame:
     """One effect a launch and cell: log(candidate / baseline), the mean over its middle quads (`middle_means`).
 
@@ -84,9 +88,8 @@ def estimates(
     at least `spread` of their standard deviations.
     groups: name of each column's group; None: every column is its own.
     earlier: what this function said of earlier launches: their deviation counts for the margin, and for nothing else.
-    Returns rows by name with columns value (mean over the group's cells of their means over launches), lower, upper,
-    margin, p_slower and p_faster (one-sided, against the margin on either side), launches, deviation (of a launch).
-    Cells of fewer than two launches are left out.
+    Returns rows by name with the fields of `Estimate` as columns; the value of a group is the mean over its cells of
+    their means over launches. Cells of fewer than two launches are left out.
 
     Cells may have been timed in different launches. A group's error is therefore taken from what each launch
     contributes to the mean, which keeps whatever cells of a launch have in common; where every launch timed every
@@ -111,18 +114,16 @@ def estimates(
     deviation = error * np.sqrt(launches)
     swayed = deviation if earlier is None else _pooled(deviation, launches, earlier.reindex(names))
     margins = np.maximum(margin, spread * swayed)
-    half = stdtrit(launches - 1, (1 + confidence) / 2) * error
-    columns = {
-        "value": value,
-        "lower": value - half,
-        "upper": value + half,
-        "margin": margins,
-        "p_slower": stdtr(launches - 1, (margins - value) / error),
-        "p_faster": stdtr(launches - 1, (value + margins) / error),
-        "launches": np.rint(launches).astype(int),
-        "deviation": deviation,
-    }
-    return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+    half = _quantiles(launches - 1, (1 + confidence) / 2) * error
+    slower, faster = stdtr(launches - 1, (margins - value) / error), stdtr(launches - 1, (value + margins) / error)
+    columns = (value, value - half, value + half, slower, faster, np.rint(launches), margins, deviation)
+    return pd.DataFrame(np.stack(columns, axis=1), index=pd.Index(names, dtype=object), columns=_ESTIMATES)
+
+
+def _quantiles(freedom: Floats, level: float) -> Floats:
+    """Student t quantiles; rows share a few degrees of freedom, and looking one up is slow."""
+    values, places = np.unique(freedom, return_inverse=True)
+    return np.asarray(stdtrit(values, level), dtype=float)[places]
 
 
 def _pooled(deviation: Floats, launches: Floats, earlier: pd.DataFrame) -> Floats:
@@ -146,6 +147,8 @@ def _membership(
 
 def _by_group(table: Floats, members: NDArray[np.intp], count: int) -> Floats:
     """Sums over the columns of each group: launches x groups."""
+    if np.array_equal(members, np.arange(table.shape[1])):  # every column is its own
+        return table
     sums = np.zeros((count, len(table)))
     np.add.at(sums, members, table.T)
     return sums.T
@@ -159,8 +162,14 @@ def estimate(effects: Iterable[float], margin: float, confidence: float = 0.95) 
 
 def as_estimates(found: pd.DataFrame) -> dict[str, Estimate]:
     """The rows of `estimates` by name."""
-    columns = [found[entry.name].tolist() for entry in fields(Estimate)]
-    return {str(name): Estimate(*row) for name, *row in zip(found.index.tolist(), *columns, strict=True)}
+    rows = zip(found.index.tolist(), found[_ESTIMATES].to_numpy().tolist(), strict=True)
+    return {name: _estimate(*row) for name, row in rows}
+
+
+def _estimate(*row: float) -> Estimate:
+    """Of a row of numbers in the order of the fields."""
+    value, lower, upper, slower, faster, launches, margin, deviation = row
+    return Estimate(value, lower, upper, slower, faster, int(launches), margin, deviation)
 
 
 def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:

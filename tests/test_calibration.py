@@ -11,13 +11,15 @@ from nights import make_night
 
 from fp8bench import calibration, records
 from fp8bench.calibration.curve import rate
-from fp8bench.calibration.resample import Pool, Rules, judge_night
+from fp8bench.calibration.resample import Pool, Rules, _regressed, judge_night
 from fp8bench.calibration.spending import confirmed, screened
 from fp8bench.cli import main
 from fp8bench.config import TimingSettings, VerdictSettings
 from fp8bench.errors import UsageError
+from fp8bench.records import Screened
 from fp8bench.screening import family_of
 from fp8bench.timing import plan
+from fp8bench.verdicts.decisions import Launches, decide
 
 SETTINGS = VerdictSettings()
 PLAN = calibration.Plan(nights=12, moved_nights=12, cells=120, effects=(0.003, 0.01))
@@ -103,6 +105,22 @@ def test_copies_of_a_backend_make_one_mail() -> None:
     outcome = judge_night(quiet + moved, quiet + moved, Rules(SETTINGS, 0.003, TimingSettings()))
     assert len(outcome.accused) == 4
     assert outcome.mails == 1
+
+
+def test_what_the_screen_cleared_need_not_be_decided() -> None:
+    """A drawn night accuses what the rules of a night accuse when they are given all of its cells."""
+    rules = Rules(SETTINGS, 0.001, TimingSettings(), stops=False)
+    pool, generator = Pool.of(launches(deviation=0.002), 90), np.random.default_rng(3)
+    seen = set()
+    for _ in range(20):
+        first, second = (pool.draw(count, generator) + pool.shifts(pool.families[0], 0.004) for count in (6, 12))
+        outcome = judge_night(first, second, rules)
+        passed = Screened(cells=outcome.chosen.cells, families=outcome.chosen.families)
+        whole = decide(Launches(first, second[list(passed.cells)]), passed, SETTINGS, 0.001)
+        assert outcome.cells == _regressed(whole.cells)
+        assert outcome.families == _regressed(whole.families)
+        seen |= outcome.cells
+    assert seen
 
 
 def test_the_stop_rule_is_that_of_real_nights_and_spares_launches() -> None:

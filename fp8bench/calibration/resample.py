@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -26,14 +27,21 @@ class Pool:
     """
 
     values: Floats  # launches x measured cells
-    cells: tuple[str, ...]  # of a night: all copies, one after another
+    cells: tuple[str, ...]  # of a night: all copies, sorted
+    order: NDArray[np.intp]  # of each: its place when one copy follows the other
+
+    @cached_property
+    def _columns(self) -> pd.Index[str]:
+        """One for all nights: looking up a cell by its name is worked out once."""
+        return pd.Index(self.cells, dtype=object)
 
     @classmethod
     def of(cls, effects: pd.DataFrame, cells: int) -> Pool:
         """effects: launches x cells. cells: at least so many in a night."""
         copies = max(1, -(-cells // effects.shape[1]))
-        names = [_copied(str(cell), copy) for copy in range(copies) for cell in effects.columns]
-        return cls(effects.to_numpy(dtype=float), tuple(names))
+        names = np.array([_copied(str(cell), copy) for copy in range(copies) for cell in effects.columns], dtype=object)
+        order = np.argsort(names)
+        return cls(effects.to_numpy(dtype=float), tuple(names[order]), order)
 
     @property
     def copies(self) -> int:
@@ -42,12 +50,13 @@ class Pool:
     @property
     def families(self) -> list[str]:
         """Of the first copy, sorted."""
-        return sorted(set(map(family_of, self.cells[: self.values.shape[1]])))
+        return sorted({family_of(cell) for cell in self.cells if "~" not in cell.partition("/")[0]})
 
     def draw(self, launches: int, generator: np.random.Generator) -> pd.DataFrame:
         """Effects of so many launches of all cells, drawn with replacement."""
         chosen = generator.integers(0, len(self.values), (self.copies, launches))
-        return pd.DataFrame(np.concatenate([self.values[rows] for rows in chosen], axis=1), columns=list(self.cells))
+        drawn = np.concatenate([self.values[rows] for rows in chosen], axis=1)
+        return pd.DataFrame(drawn[:, self.order], columns=self._columns)
 
     def shifts(self, family: str, effect: float) -> NDArray[np.float64]:
         """`effect` for the cells of a family, 0 for the others."""
@@ -74,7 +83,7 @@ class Outcome:
     """What a night came to."""
 
     chosen: Screen
-    decisions: Decisions
+    decisions: Decisions  # of what the screen let through
     launches: tuple[int, int]  # of single cells, spent on screening and on confirming
 
     @property
@@ -110,12 +119,21 @@ def judge_night(first: pd.DataFrame, second: pd.DataFrame, rules: Rules) -> Outc
     if rules.stops:
         first = screened(first, rules.margin, rules.timing)
     chosen = screen(first, rules.settings, (), rules.margin)
-    second = second[list(chosen.cells)]
+    spent, passed = _count(first), Screened(cells=chosen.cells, families=chosen.families)
+    if not chosen.cells:
+        return Outcome(chosen, Decisions({}, {}), (spent, 0))
+    # What the screen cleared is accused of nothing: deciding about it would cost more than all the rest.
+    places = first.columns.get_indexer(pd.Index(chosen.cells, dtype=object))
+    first, second = first.iloc[:, places], second.iloc[:, places]
     if rules.stops:
         second = confirmed(second, rules.margin, rules.timing)
-    passed = Screened(cells=chosen.cells, families=chosen.families)
     decisions = decide(Launches(first, second), passed, rules.settings, rules.margin)
-    return Outcome(chosen, decisions, (int(first.notna().sum().sum()), int(second.notna().sum().sum())))
+    return Outcome(chosen, decisions, (spent, _count(second)))
+
+
+def _count(effects: pd.DataFrame) -> int:
+    """Launches of single cells."""
+    return int(np.count_nonzero(~np.isnan(effects.to_numpy(dtype=float))))
 
 
 def nights(pool: Pool, rules: Rules, count: int, seed: int) -> Iterator[Outcome]:

@@ -17,7 +17,7 @@ import pandas as pd
 from .. import stats
 from ..config import VerdictSettings
 from ..records import Effect, Phase, Screened, Verdict
-from ..screening import families_of, whole
+from ..screening import families_of, in_order, whole
 
 _Group = Callable[[pd.DataFrame], list[str]] | None
 _LOUDNESS = {verdict: rank for rank, verdict in enumerate(Verdict)}
@@ -101,8 +101,8 @@ def decide(launches: Launches, screened: Screened | None, settings: VerdictSetti
     screened: what the screen let through; None when there was no screen, and the screening launches decide alone.
     """
     controls, least = launches.controls, settings.min_launches
-    first = whole(launches.screening, controls, least).sort_index(axis=1)
-    second = whole(launches.confirming, controls, least).sort_index(axis=1)
+    first = in_order(whole(launches.screening, controls, least))
+    second = in_order(whole(launches.confirming, controls, least))
     of_cells, of_families = (screened.cells, screened.families) if screened else (None, None)
     rule = _Rule(settings, margin)
     return Decisions(
