@@ -298,11 +298,18 @@ def airflow_for(settings: config.Config, console: Console) -> Iterator[AirflowAp
         )
         yield service.api()
         return
+    with own_airflow(settings, console) as airflow:
+        end_stale_runs(airflow)
+        yield airflow
+
+
+@contextmanager
+def own_airflow(settings: config.Config, console: Console) -> Iterator[EmbeddedAirflow]:
+    """An Airflow as long as this is entered, with the pool that nights wait for."""
     slots = max(1, gpus() if settings.device != "cpu" else 1)
     console.print("Starting Airflow ...", style="dim")
     with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags", parallelism=slots + 1) as airflow:
         make_pool(airflow, settings.airflow.pool, slots)
-        end_stale_runs(airflow)
         yield airflow
 
 
@@ -327,7 +334,7 @@ def serve(settings: config.Config, console: Console) -> int:
         console.print(f"The service is up.\nAirflow   {service.airflow}\nMLflow    {service.mlflow}", highlight=False)
         return 0
     migrate_mlflow(settings)
-    with EmbeddedAirflow(settings.home / "airflow", CHECKOUT / "dags") as airflow:
+    with own_airflow(settings, console) as airflow:
         console.print(f"Airflow   {airflow.url}", highlight=False)
         if mlflow_version():
             port = free_port(MLFLOW_PORT)
