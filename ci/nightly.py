@@ -36,8 +36,9 @@ from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_command, mlflow_version  # noqa: E402
 
-from fp8bench import config, records  # noqa: E402
+from fp8bench import config, records, timeline  # noqa: E402
 from fp8bench.errors import Fp8BenchError  # noqa: E402
+from fp8bench.rundir import RunDir  # noqa: E402
 
 TASKS = ("prepare", "build", "check", "time", "screen", "confirm", "judge", "log", "render", "alert", "gate")
 PARAMS = ("repo", "candidate", "baseline", "suite")
@@ -284,6 +285,8 @@ def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
     if mails := sorted((run_dir / "outbox").glob("*.json")):
         sent = sum(mail.with_suffix(".sent").exists() for mail in mails)
         yield "Mails", f"{sent} of {len(mails)} sent ({run_dir / 'outbox'})"
+    if took := timeline.sentence(timeline.read(RunDir(run_dir))):
+        yield "Time", took
     yield "Run", str(run_dir)
     yield "Look", "make ui serves Airflow and MLflow on this machine"
     yield "Exit code", str(code)

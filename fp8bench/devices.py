@@ -37,16 +37,16 @@ def lock_file(device: str, index: int, home: Path) -> Path:
 @contextmanager
 def held(
     device: str, index: int, home: Path, patience_s: float, say: Callable[[str], None] | None = None
-) -> Iterator[None]:
-    """Hold the lock of a device; wait for it up to `patience_s` seconds, and say so once.
+) -> Iterator[float]:
+    """Hold the lock of a device; wait for it up to `patience_s` seconds, and say so once. Yields the seconds waited.
 
     WorkerError when another night holds it for longer, or when the lock cannot be taken at all.
     """
     path = lock_file(device, index, home)
-    descriptor = _open(path)
+    descriptor, began = _open(path), time.monotonic()
     try:
         _take(descriptor, path, patience_s, say)
-        yield
+        yield time.monotonic() - began
     finally:
         os.close(descriptor)
 

@@ -10,8 +10,8 @@ import errno
 import json
 import secrets
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,7 @@ from . import (
     records,
     screening,
     supervisor,
+    timeline,
     verdicts,
 )
 from . import config as configuration
@@ -67,12 +68,16 @@ class _Night:
     config: Config
     options: Options
     progress: Progress
+    watch: timeline.Watch
 
-    def device(self, index: int = 0) -> AbstractContextManager[None]:
+    @contextmanager
+    def device(self, index: int = 0) -> Iterator[None]:
         """The device, for this night alone; index: of a GPU, counted over those visible here."""
         name, home = self.run.prepared().environment.device, self.config.home
         say = partial(print, file=sys.stderr, flush=True)
-        return devices.held(name, index, home, self.config.worker.device_wait_s, say)
+        with devices.held(name, index, home, self.config.worker.device_wait_s, say) as waited:
+            self.watch.wait(waited)
+            yield
 
 
 def new_run_dir(config: Config) -> Path:
@@ -97,8 +102,8 @@ def run_stage(
             raise RunDirError(f"{run.path} holds no prepared night: run `fp8bench stage prepare` on it first.")
         settings = config if name == "prepare" else frozen_config(run, config)
         # Shards are timed side by side, so each of them takes a lock of its own.
-        with nullcontext() if name in _SHARDED else run.locked(name):
-            return STAGES[name](_Night(run, settings, options, progress)) or 0
+        with nullcontext() if name in _SHARDED else run.locked(name), timeline.noted(run, name, options.shard) as watch:
+            return STAGES[name](_Night(run, settings, options, progress, watch)) or 0
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from .. import commits, stages, wording
+from .. import commits, stages, timeline, wording
 from ..config import Config
 from ..errors import Fp8BenchError, UsageError
 from ..preparation import Request
@@ -110,6 +110,8 @@ def _print_findings(run: RunDir, troubles: list[str]) -> None:
         print(f"               {run.summary.name}, {run.junit.name} beside it; `fp8bench report` prints it")
     if logged:
         print(f"MLflow         {logged.links.get('night', logged.tracking_uri)}")
+    if took := timeline.sentence(timeline.read(run)):
+        print(f"time           {took}")
     for trouble in troubles:
         print(f"\nCould not {trouble}")
     if troubles:

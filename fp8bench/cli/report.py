@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .. import config as settings
-from .. import records
+from .. import records, timeline
 from ..errors import Fp8BenchError, RunDirError, UsageError
 from ..rundir import RunDir
 from . import EXIT_OK
@@ -24,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", default="", metavar="RUN", help="run directory or run id (the latest night)")
     parser.add_argument(
         "--format",
-        choices=["text", "markdown", "junit", "prometheus"],
+        choices=["text", "markdown", "junit", "prometheus", "timeline"],
         default="text",
-        help="text, as it is read here (default)",
+        help="text, as it is read here (default); timeline: what the night's time went into",
     )
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of verdicts.json instead")
 
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         from ..report import summary
 
         _write(summary.render(directory, config.home), "utf-8")
+    elif args.format == "timeline":
+        _write("".join(f"{line}\n" for line in timeline.table(timeline.read(RunDir(directory)))), None)
     else:
         from ..report import junit, prometheus
 
