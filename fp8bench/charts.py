@@ -78,6 +78,11 @@ def _summary(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
     if arm := night.verdicts.arm:
         yield "00_summary/aa_false_alarms", arm.alarms
         yield "00_summary/aa_cells", arm.cells
+    if found := night.verdicts.calibrated:
+        yield "00_summary/calibrated_false_mails", found.mails.rate
+        yield "00_summary/calibrated_false_mails_bound", found.mails.upper
+        for entry in found.caught:
+            yield f"00_summary/calibrated_caught_at_{1000 * entry.effect:g}_per_mille", entry.caught.rate
     differing = metrics.metric("differing_share").compute
     yield "00_summary/largest_differing_share", metrics.worst(differing(facts) for facts in mine)
 

@@ -98,6 +98,16 @@ def _memory_share(facts: CellFacts) -> float | None:
     return memory_share(facts.cell.case, facts.cell.regime, facts.verdict.candidate_us, facts.memory_gbps)
 
 
+def _as_share(field: str) -> Callable[[CellFacts], float | None]:
+    """A log-ratio of the verdict as ratio - 1, as effects are shown."""
+
+    def share(facts: CellFacts) -> float | None:
+        value = getattr(facts.verdict, field)
+        return None if value is None else math.expm1(value)
+
+    return share
+
+
 def _checked(field: str) -> Callable[[CellFacts], float | None]:
     return lambda facts: None if facts.check is None else getattr(facts.check, field)
 
@@ -119,6 +129,8 @@ METRICS = (
     Metric("over_floor", "time", "Over the floor", "×", "lower", "{:.3f}", _over_floor, charted=True),
     Metric("memory_share", "time", "Of memory bandwidth", "", "higher", "{:.1%}", _memory_share),
     Metric("bandwidth_gbps", "time", "Bandwidth", "GB/s", "higher", "{:.4g}", _bandwidth),
+    Metric("margin", "time", "Margin", "", "neither", "{:.2%}", _as_share("margin")),
+    Metric("mde", "time", "Smallest caught", "", "lower", "{:.2%}", _as_share("mde")),
     Metric("spread", "time", "Spread", "", "lower", "{:.2%}", lambda facts: facts.verdict.spread),
     Metric("differing_share", "numerics", "Differing codes", "", "lower", "{:.2%}", _checked("differing_share")),
     Metric("largest_code_step", "numerics", "Largest step", "codes", "lower", "{:.0f}", _checked("largest_code_step")),

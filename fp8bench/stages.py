@@ -21,6 +21,7 @@ from typing import Literal
 
 from . import (
     builds,
+    calibrated,
     causes,
     devices,
     earlier,
@@ -343,7 +344,8 @@ def _judge(night: _Night) -> None:
     measured = (run.timed(), run.raw_samples())
     settings, timing = night.config.verdicts, night.config.timing
     found = verdicts.judge(prepared, run.built(), run.checked(), *measured, settings, screened, recorded, timing)
-    records.write(_continued(found, prepared, nights), run.verdicts)
+    trust = calibrated.of_night(night.config.home, prepared, found.margin)
+    records.write(_continued(found.model_copy(update={"calibrated": trust}), prepared, nights), run.verdicts)
 
 
 def _logged_times(config: Config, prepared: Prepared) -> dict[str, float]:

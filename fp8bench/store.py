@@ -374,8 +374,20 @@ def _tags(night: Night, backend: str) -> dict[str, str]:
     }
     if prepared.candidate.dirty:
         tags[DIRTY] = "true"
+    tags |= _calibration(night)
     tags[PLANTED] = ", ".join(f"{pattern} {100 * share:g}%" for pattern, share in prepared.planted.items())
     return {name: value for name, value in tags.items() if value}
+
+
+def _calibration(night: Night) -> dict[str, str]:
+    """What the calibrated figures stand on, and why they may not hold tonight."""
+    if (found := night.verdicts.calibrated) is None:
+        return {}
+    launches = f"{found.launches} launches of {found.cells} cells on {found.device_name or 'an unknown device'}"
+    return {
+        "fp8bench.calibration": ", ".join(part for part in (launches, found.measured) if part),
+        "fp8bench.calibration_doubts": "; ".join(found.doubts),
+    }
 
 
 def _filters(night: Night, backend: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from fp8bench.cli import main
 from fp8bench.config import TimingSettings, VerdictSettings
 from fp8bench.errors import UsageError
 from fp8bench.records import Screened
+from fp8bench.rundir import RunDir
 from fp8bench.screening import family_of
 from fp8bench.timing import plan
 from fp8bench.verdicts.decisions import Launches, decide
@@ -67,10 +70,12 @@ def test_intervals_of_drawn_launches_cover(found: calibration.Characteristic) ->
 
 
 def test_the_detectable_effect_grows_with_the_margin_and_is_what_is_caught(found: calibration.Characteristic) -> None:
-    medians = [entry.mde["hot"][0] for entry in found.alarms]
+    medians = [entry.mde["cuda/hot"][0] for entry in found.alarms]
     assert medians[3:] == sorted(medians[3:])  # below, the cells' own margins decide
     at_margin = next(entry for entry in found.alarms if entry.margin == found.margin)
-    plan = calibration.Plan(nights=1, moved_nights=30, cells=30, effects=(float(np.expm1(at_margin.mde["hot"][0])),))
+    plan = calibration.Plan(
+        nights=1, moved_nights=30, cells=30, effects=(float(np.expm1(at_margin.mde["cuda/hot"][0])),)
+    )
     source = calibration.Source(launches(), "cuda", ())
     assert calibration.characterise(source, SETTINGS, plan, no_progress).power[0].cells == pytest.approx(0.85, abs=0.1)
 
@@ -146,6 +151,30 @@ def test_stopping_spares_launches_at_the_same_power(found: calibration.Character
     assert stopping.caught.count >= always.caught.count - 1
 
 
+def test_processes_share_the_work_and_change_nothing(found: calibration.Characteristic) -> None:
+    source = calibration.Source(launches(), "cuda", ("made up",))
+    assert calibration.characterise(source, SETTINGS, replace(PLAN, processes=2), no_progress) == found
+
+
+def test_backends_and_regimes_are_told_apart() -> None:
+    """One backend sways four times as much as the other: what it misses is not averaged away."""
+    steady = launches()
+    effects = pd.concat([steady, 4 * launches(seed=2).set_axis([f"torch{cell[4:]}" for cell in CELLS], axis=1)], axis=1)
+    plan = calibration.Plan(nights=2, moved_nights=24, cells=60, effects=(0.005,))
+    found = calibration.characterise(calibration.Source(effects, "cuda", ()), SETTINGS, plan, no_progress)
+    assert set(found.deviation) == {"cuda/cold", "cuda/hot", "torch/cold", "torch/hot"}
+    mde = found.at_margin().mde
+    assert mde["torch/hot"][0] > 2 * mde["cuda/hot"][0]
+    assert {entry.place for entry in found.coverage} == set(found.deviation)
+    [caught] = found.power
+    assert set(caught.backends) == {"cuda", "torch"}
+    assert caught.backends["cuda"].cells > 0.8 > 0.4 > caught.backends["torch"].cells
+    assert caught.caught.count == sum(of.caught.count for of in caught.backends.values())
+    said = calibration.markdown(found)
+    assert "| +0.5% | torch |" in said
+    assert "| torch/hot |" in said
+
+
 # ---- sources ------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +185,22 @@ def test_nights_of_a_commit_against_itself_are_sources(tmp_path: Path) -> None:
     assert source.effects.shape == (12, 64)
     with pytest.raises(UsageError, match=r"6 launches .* 12 are needed"):
         calibration.read_sources(nights[:1])
+
+
+def test_nights_that_know_their_machine_must_be_of_one(tmp_path: Path) -> None:
+    nights = [
+        make_night(tmp_path / f"n{day}", "clean", seed=day, created=datetime(2026, 3, day, 2, tzinfo=UTC))
+        for day in (14, 12)
+    ]
+    source = calibration.read_sources(nights)
+    machine = RunDir(nights[0]).prepared().environment
+    assert (source.device_name, source.measured) == (machine.device_name, "2026-03-12 to 2026-03-14")
+    assert source.versions["torch"] == machine.versions["torch"]
+    other = RunDir(nights[1])
+    moved = other.prepared().model_copy(update={"environment": machine.model_copy(update={"device_name": "Another"})})
+    records.write(moved, other.prepare)
+    with pytest.raises(UsageError, match=r"made on Another and Intel.*one kind of device"):
+        calibration.read_sources(nights)
 
 
 def test_of_another_night_the_controls_alone_are_sources(tmp_path: Path) -> None:
@@ -191,7 +236,7 @@ def test_the_command_writes_json_and_markdown(
     monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path / "home"))
     table = write_csv(tmp_path / "launches.csv.gz", launches())
     planted = make_night(tmp_path / "planted", "regressed")
-    few = ["--nights", "3", "--moved-nights", "3", "--cells", "30", "--planted", str(planted)]
+    few = ["--nights", "3", "--moved-nights", "3", "--cells", "30", "--processes", "1", "--planted", str(planted)]
     assert main(["calibrate", str(table), *few, "--out", str(tmp_path / "out")]) == 0
     read = records.read(calibration.Calibration, tmp_path / "out" / "calibration.json")
     assert read.characteristic.launches == 60

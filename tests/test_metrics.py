@@ -30,7 +30,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
 
 @pytest.fixture(scope="module")
 def gpu_night(tmp_path_factory: pytest.TempPathFactory) -> Night:
-    return Night.read(make_night(tmp_path_factory.mktemp("gpu"), "clean", suite="reference"))
+    return Night.read(make_night(tmp_path_factory.mktemp("gpu"), "regressed", suite="reference"))
 
 
 def test_names_are_unique():

@@ -12,8 +12,9 @@ what launches are like, heavy tails and two levels included, is what they were l
 
 from __future__ import annotations
 
-from .curve import Characteristic, Plan, characterise
-from .planted import Calibration, Planted, look_at
+from ..calibrated import Calibration, Characteristic, Planted
+from .curve import Plan, characterise
+from .planted import look_at
 from .sources import Source, read_sources
 from .text import markdown
 

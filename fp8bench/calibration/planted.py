@@ -5,44 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from .. import stats, verdicts
+from .. import planting, stats, verdicts
+from ..calibrated import Accused, Planted
 from ..config import VerdictSettings
 from ..errors import UsageError
-from ..records import Document, FamilyVerdict, Record, Verdict
+from ..records import FamilyVerdict, Prepared, Verdict
 from ..rundir import RunDir
 from ..screening import family_of
 from ..verdicts.evidence import Evidence
-from .curve import Characteristic, Plan, Rate, rate
+from .curve import Plan, rate
 from .resample import Pool, Rules, nights
 
 LEAST = 4  # launches to draw from
 SHOWN = 0.01  # of the drawn nights accuse a family: it is told
-
-
-class Accused(Record):
-    """A family that a planted night accuses."""
-
-    family: str  # backend/family/regime
-    effect: float | None  # of its geometric mean (log-ratio)
-    cells: int  # accused ones
-    of: int
-    caught: Rate  # of nights drawn from its launches
-
-
-class Planted(Record):
-    """`--planted DIR`"""
-
-    run_id: str
-    launches: int  # that stand behind it
-    verdict: Verdict  # of the night itself, judged by tonight's rules
-    accused: tuple[Accused, ...]  # by the night itself or in some of the drawn ones
-
-
-class Calibration(Document):
-    """`calibration.json`"""
-
-    characteristic: Characteristic
-    planted: tuple[Planted, ...] = ()
 
 
 def look_at(path: Path, settings: VerdictSettings, plan: Plan) -> Planted:
@@ -65,8 +40,9 @@ def look_at(path: Path, settings: VerdictSettings, plan: Plan) -> Planted:
         )
     caught = _drawn(Pool.of(tested, 1), settings, plan, prepared.environment.device)
     accused = Counter(family_of(cell.cell) for cell in judged.cells if cell.verdict is Verdict.REGRESSED)
-    found = [_accused(family, accused, caught, plan.moved_nights) for family in judged.families]
-    told = tuple(entry for entry in found if entry.cells or entry.caught.rate > SHOWN)
+    shares = _shares(prepared)
+    found = [_accused(family, shares, accused, caught, plan.moved_nights) for family in judged.families]
+    told = tuple(entry for entry in found if entry.planted or entry.cells or _is_told(entry))
     return Planted(run_id=prepared.run_id, launches=len(effects), verdict=judged.verdict, accused=told)
 
 
@@ -77,7 +53,29 @@ def _drawn(pool: Pool, settings: VerdictSettings, plan: Plan, device: str) -> Co
     return Counter(family for outcome in drawn for family in outcome.accused)
 
 
-def _accused(family: FamilyVerdict, accused: Counter[str], caught: Counter[str], of: int) -> Accused:
+def _is_told(entry: Accused) -> bool:
+    return entry.verdict is Verdict.REGRESSED or entry.caught.rate > SHOWN
+
+
+def _shares(prepared: Prepared) -> dict[str, float]:
+    """The largest share that is planted in a cell of each family; nothing of a family that the plan does not name."""
+    found: dict[str, float] = {}
+    for cell in prepared.cells:
+        if (share := planting.share_of(prepared.planted, cell)) is not None:
+            found[family_of(cell)] = max(share, found.get(family_of(cell), 0.0))
+    return found
+
+
+def _accused(
+    family: FamilyVerdict, shares: dict[str, float], accused: Counter[str], caught: Counter[str], of: int
+) -> Accused:
     name = f"{family.backend}/{family.family}/{family.regime}"
-    effect = family.effect.value if family.effect else None
-    return Accused(family=name, effect=effect, cells=accused[name], of=family.cells, caught=rate(caught[name], of))
+    return Accused(
+        family=name,
+        planted=shares.get(name),
+        effect=family.effect.value if family.effect else None,
+        verdict=family.verdict,
+        cells=accused[name],
+        of=family.cells,
+        caught=rate(caught[name], of),
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +12,7 @@ from .. import stats
 from ..backends import YARDSTICKS
 from ..config import VerdictSettings
 from ..errors import UsageError
+from ..records import Prepared
 from ..rundir import RunDir
 from ..verdicts.evidence import Evidence, backend_of
 
@@ -26,21 +27,25 @@ class Source:
     effects: pd.DataFrame
     device: str  # cuda or cpu
     names: tuple[str, ...]  # where they come from
+    device_name: str = ""  # "": nobody said
+    versions: Mapping[str, str] = field(default_factory=dict)  # of compilers and drivers; several, by commas
+    measured: str = ""  # the day, or the first and the last
 
 
-def read_sources(paths: Sequence[Path], device: str = "cuda", equal: bool = False) -> Source:
+def read_sources(paths: Sequence[Path], device: str = "cuda", equal: bool = False, device_name: str = "") -> Source:
     """The A/A launches of all `paths`, run directories or CSV files, as one table.
 
-    device: what CSV files were measured on; run directories know. equal: somebody knows that the builds of these nights
-    are equally fast, though their code differs, as when it was linked in another order: all cells count.
+    device, device_name: what CSV files were measured on; run directories know. equal: somebody knows that the builds of
+    these nights are equally fast, though their code differs, as when it was linked in another order: all cells count.
     UsageError where they do not fit together, or hold too few launches. Launches that timed less than half of the cells
     are left out, and so are cells that less than half of the launches timed.
     """
-    tables, devices = [], set()
+    tables, nights = [], []
     for number, path in enumerate(paths):
-        table, measured_on = _read(path, device, equal)
+        table, night = _read(path, equal)
         tables.append(table.set_axis([f"{number}/{launch}" for launch in table.index], axis=0))
-        devices.add(measured_on)
+        nights += [night] if night else []
+    devices = {night.environment.device for night in nights} | ({device} if len(nights) < len(paths) else set())
     if len(devices) > 1:
         raise UsageError("some launches were made on a GPU and some on a CPU: calibrate one kind of machine at a time.")
     effects = _dense(pd.concat(tables)) if tables else pd.DataFrame()
@@ -49,16 +54,41 @@ def read_sources(paths: Sequence[Path], device: str = "cuda", equal: bool = Fals
             f"{len(effects)} launches without a change were found in {len(paths)} sources, and {LEAST} are needed (40 "
             "for figures worth quoting): time a commit against itself, `fp8bench nightly --candidate X --baseline X`."
         )
-    return Source(effects.sort_index(axis=1), devices.pop(), tuple(path.name for path in paths))
+    names = tuple(path.name for path in paths)
+    told = (_one_device(nights, device_name), _versions(nights), _days(nights))
+    return Source(effects.sort_index(axis=1), devices.pop(), names, *told)
 
 
-def _read(path: Path, device: str, equal: bool) -> tuple[pd.DataFrame, str]:
+def _one_device(nights: Sequence[Prepared], given: str) -> str:
+    names = {night.environment.device_name for night in nights} | ({given} if given else set())
+    if len(names) > 1:
+        raise UsageError(
+            f"the launches were made on {' and '.join(sorted(names))}: calibrate one kind of device at a time."
+        )
+    return next(iter(names), "")
+
+
+def _versions(nights: Sequence[Prepared]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for night in nights:
+        for name, version in (night.environment.versions | {"driver": night.environment.driver}).items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(versions - {""})) for name, versions in sorted(found.items()) if versions - {""}}
+
+
+def _days(nights: Sequence[Prepared]) -> str:
+    days = sorted(f"{night.created:%Y-%m-%d}" for night in nights)
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+
+
+def _read(path: Path, equal: bool) -> tuple[pd.DataFrame, Prepared | None]:
+    """Effects, and the night that they are of; None of a table."""
     if path.is_dir():
         run = RunDir(path)
         if run.prepared().planted:
             raise UsageError(f"{path.name} is a planted night: it shows what is caught, so name it with --planted.")
-        return _unchanged(run, equal), run.prepared().environment.device
-    return _read_csv(path), device
+        return _unchanged(run, equal), run.prepared()
+    return _read_csv(path), None
 
 
 def _dense(effects: pd.DataFrame) -> pd.DataFrame:

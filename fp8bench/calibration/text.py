@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from .curve import ENOUGH, Characteristic, Rate
-from .planted import Planted
+from ..calibrated import Characteristic, FalseAlarms, Middle, Planted
+from ..records import Rate
+from .curve import ENOUGH
 
 
 def markdown(found: Characteristic, planted: Sequence[Planted] = ()) -> str:
     """All tables of `calibration.md`."""
     return (
         "\n".join(
-            [*_head(found), *_alarms(found), *_power(found), *_spending(found), *_coverage(found), *_planted(planted)]
+            [
+                *_head(found),
+                *_alarms(found),
+                *_detectable(found),
+                *_power(found),
+                *_spending(found),
+                *_coverage(found),
+                *_planted(planted),
+            ]
         )
         + "\n"
     )
@@ -22,19 +32,21 @@ def _head(found: Characteristic) -> Iterator[str]:
     plan = found.plan
     yield "# Calibration"
     yield ""
+    on = found.device_name or found.device
+    when = f", {found.measured}" if found.measured else ""
     yield (
         f"{found.launches} launches of {found.measured_cells} cells in which nothing changed "
-        f"({', '.join(found.sources)}), device {found.device}, drawn with replacement into nights of "
+        f"({', '.join(found.sources)}) on {on}{when}, drawn with replacement into nights of "
         f"{plan['cells']:.0f} cells: {plan['screening_launches']:.0f} launches screen, "
         f"{plan['confirming_launches']:.0f} confirm, and the rules "
         f"of real nights judge. Seed {plan['seed']:.0f}."
     )
     yield ""
-    for regime, (middle, high) in found.deviation.items():
+    for place, (middle, high) in found.deviation.items():
         yield (
-            f"- {regime}: the effect of a launch deviates by {_percent(middle)} (median cell), {_percent(high)} (90th "
-            f"percentile); a cell's own mean is off zero by {_percent(found.bias[regime][0])} (median), "
-            f"{_percent(found.bias[regime][1])} (worst)"
+            f"- {place}: the effect of a launch deviates by {_percent(middle)} (median cell), {_percent(high)} (90th "
+            f"percentile); a cell's own mean is off zero by {_percent(found.bias[place][0])} (median), "
+            f"{_percent(found.bias[place][1])} (worst)"
         )
     yield ""
     yield _proposal(found)
@@ -51,26 +63,37 @@ def _proposal(found: Characteristic) -> str:
 
 
 def _alarms(found: Characteristic) -> Iterator[str]:
-    regimes = list(found.deviation)
     yield "## Nights without a change"
     yield ""
-    yield (
-        f"The margin of a cell is at least {found.margin_spread:g} deviations of its launches. "
-        "MDE: the smallest effect that is caught with 80% power."
-    )
+    yield f"The margin of a cell is at least {found.margin_spread:g} deviations of its launches."
     yield ""
     rows = (
         [
-            _percent(entry.margin) + (" (set)" if entry.margin == found.margin else ""),
+            _margin(entry, found),
             _rate(entry.mails),
             _percent(entry.mails.upper),
             f"{entry.screened:.1f}",
-            *(f"{_percent(entry.mde[regime][0])} / {_percent(entry.mde[regime][1])}" for regime in regimes),
         ]
         for entry in found.alarms
     )
-    mde = [f"MDE {regime}, median / 90th" for regime in regimes]
-    yield from _table(["margin", "nights with a mail", "95% bound", "cells confirmed a night", *mde], rows)
+    yield from _table(["margin", "nights with a mail", "95% bound", "cells confirmed a night"], rows)
+
+
+def _margin(entry: FalseAlarms, found: Characteristic) -> str:
+    return _percent(entry.margin) + (" (set)" if entry.margin == found.margin else "")
+
+
+def _detectable(found: Characteristic) -> Iterator[str]:
+    yield "## Smallest detectable effects"
+    yield ""
+    yield "Of a cell that moves alone, with 80% power: the median cell / the 90th percentile, by margin."
+    yield ""
+    rows = ([place, *(_middle(entry.mde[place]) for entry in found.alarms)] for place in found.deviation)
+    yield from _table(["cells", *(_margin(entry, found) for entry in found.alarms)], rows)
+
+
+def _middle(values: Middle) -> str:
+    return f"{_percent(values[0])} / {_percent(values[1])}"
 
 
 def _power(found: Characteristic) -> Iterator[str]:
@@ -87,6 +110,18 @@ def _power(found: Characteristic) -> Iterator[str]:
         for entry in found.power
     )
     yield from _table(["effect", "nights caught", "by its geometric mean", "of its cells", "another accused"], rows)
+    if found.power and len(found.power[0].backends) > 1:
+        yield from _by_backend(found)
+
+
+def _by_backend(found: Characteristic) -> Iterator[str]:
+    rows = (
+        [f"{entry.effect:+.1%}", name, _rate(of.caught), _rate(of.family), f"{of.cells:.0%}"]
+        for entry in found.power
+        for name, of in entry.backends.items()
+    )
+    heads = ["effect", "one family of", "nights caught", "by its geometric mean", "of its cells"]
+    yield from _table(heads, rows)
 
 
 def _spending(found: Characteristic) -> Iterator[str]:
@@ -113,10 +148,10 @@ def _coverage(found: Characteristic) -> Iterator[str]:
     yield "## Intervals (nominal 95%)"
     yield ""
     rows = (
-        [entry.regime, str(entry.launches), str(entry.intervals), f"{entry.of_mean:.1%}", f"{entry.of_zero:.1%}"]
+        [entry.place, str(entry.launches), str(entry.intervals), f"{entry.of_mean:.1%}", f"{entry.of_zero:.1%}"]
         for entry in found.coverage
     )
-    yield from _table(["regime", "launches", "intervals", "hold the cell's mean", "hold zero"], rows)
+    yield from _table(["cells", "launches", "intervals", "hold the cell's mean", "hold zero"], rows)
 
 
 def _planted(planted: Sequence[Planted]) -> Iterator[str]:
@@ -130,14 +165,17 @@ def _planted(planted: Sequence[Planted]) -> Iterator[str]:
             str(night.launches),
             night.verdict.value,
             entry.family,
-            "" if entry.effect is None else f"{entry.effect:+.2%}",
+            "" if entry.planted is None else f"{entry.planted:+.2%}",
+            "" if entry.effect is None else f"{math.expm1(entry.effect):+.2%}",
+            entry.verdict.value,
             f"{entry.cells} of {entry.of}",
             _rate(entry.caught),
         ]
         for night in planted
         for entry in night.accused
     )
-    heads = ["night", "launches", "verdict", "family", "its mean", "cells accused", "drawn nights that accuse it"]
+    heads = ["night", "launches", "verdict", "family", "planted", "its mean", "its verdict", "cells accused"]
+    heads += ["drawn nights that accuse it"]
     yield from _table(heads, rows)
 
 

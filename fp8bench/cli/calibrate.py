@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from .. import config as settings
@@ -28,7 +29,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nights", type=_count, default=1000, metavar="N", help="to resample, a margin (1000)")
     parser.add_argument("--moved-nights", type=_count, default=300, metavar="N", help="to resample, an effect (300)")
     parser.add_argument("--cells", type=_count, default=900, metavar="N", help="of a night, at least (900)")
+    parser.add_argument("--device-name", default="", metavar="NAME", help="likewise, e.g. 'NVIDIA H200'")
+    parser.add_argument(
+        "--processes", type=_count, default=_cores(), metavar="N", help="that share the work (a core each)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _count(text: str) -> int:
@@ -48,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
         cells=args.cells,
         seed=args.seed,
         timing=config.timing,
+        processes=args.processes,
     )
-    source = calibration.read_sources(_sources(args.sources, config.runs_dir), args.device, args.equal)
+    named = _sources(args.sources, config.runs_dir)
+    source = calibration.read_sources(named, args.device, args.equal, args.device_name)
     with Reporter() as progress:
         found = calibration.characterise(source, config.verdicts, plan, progress)
     planted = [calibration.look_at(path, config.verdicts, plan) for path in args.planted]

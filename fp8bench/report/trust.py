@@ -9,10 +9,11 @@ from statistics import median
 from .. import wording
 from ..backends import YARDSTICKS
 from ..night import Night
-from ..records import DeviceState, Environment, Verdict
+from ..records import DeviceState, Environment, Rate, Verdict
 from . import recent
 from .tones import Tone
 
+WANTED = 0.95  # of calibrated nights: the smallest effect that so many of them catch is told first
 CHANGES = 3  # of the environment, told in a tile
 EXPECTED = 0.05  # share of controls that chance alone may carry beyond the margin
 
@@ -31,7 +32,7 @@ class Trust:
 
 
 def build(night: Night) -> Trust:
-    found = (_arm(night), _detectable(night), _since_baseline(night))
+    found = (_arm(night), _false_mails(night), _detectable(night), _caught(night), _since_baseline(night))
     always = (_cells(night), _controls(night), _precision(night), _launches(night), _machine(night), _clocks(night))
     return Trust((*always, *(tile for tile in found if tile)))
 
@@ -54,6 +55,35 @@ def _detectable(night: Night) -> Tile | None:
         return None
     middle, worst = (wording.percent(value).lstrip("+") for value in (median(found), max(found)))
     return Tile("Smallest effect caught", middle, f"with 80% power, median cell; {worst} in the worst")
+
+
+def _false_mails(night: Night) -> Tile | None:
+    """How often such nights send a mail without a cause; None where nobody has calibrated."""
+    found = night.verdicts.calibrated
+    if found is None:
+        return None
+    where = wording.short_device(found.device_name) if found.device_name else "an unknown device"
+    of = wording.count(found.launches, "launch")
+    behind = f"{of} of {wording.count(found.cells, 'cell')} on {where}{', ' * bool(found.measured)}{found.measured}"
+    bound = f"calibrated: below 1 in {1 / found.mails.upper:.0f} with 95% confidence"
+    note = f"{bound}; {behind}" + "".join(f"; but {doubt}" for doubt in found.doubts)
+    return Tile("Nights with a false mail", _rate(found.mails), note, "warn" if found.doubts else "calm")
+
+
+def _caught(night: Night) -> Tile | None:
+    """The power curve of a family that is slower as a whole."""
+    found = night.verdicts.calibrated
+    if found is None or not found.caught:
+        return None
+    middle = next((entry for entry in found.caught if entry.caught.rate >= WANTED), found.caught[-1])
+    curve = ", ".join(f"{entry.effect:+.1%} in {entry.caught.rate:.1%}" for entry in found.caught)
+    note = f"calibrated, one family slower: {curve} of nights"
+    tone: Tone = "warn" if found.doubts else "calm"
+    return Tile("Slower family caught", f"{middle.effect:+.1%} in {middle.caught.rate:.0%}", note, tone)
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.count} of {rate.of:,}"
 
 
 def _since_baseline(night: Night) -> Tile | None:

@@ -44,6 +44,7 @@ def _timed(
         spread=float(spread.loc[cell]),
         phase=decision.phase if decision else None,
         mde=None if decision is None or control else power.detectable(decision.estimate.deviation),
+        margin=None if decision is None or control else decision.estimate.margin,
     )
 
 

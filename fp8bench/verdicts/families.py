@@ -46,4 +46,5 @@ def _family(key: Key, members: Sequence[CellVerdict], decision: Decision | None,
         cells=sum(cell.effect is not None for cell in members),
         phase=decision.phase if decision else None,
         mde=power.detectable(decision.estimate.deviation) if decision and judged else None,
+        margin=decision.estimate.margin if decision and judged else None,
     )
