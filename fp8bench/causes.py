@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from . import records
 from .errors import RunDirError, UsageError
 from .records import Cause, Document, Effect, Prepared, Record, Verdict, Verdicts
@@ -87,6 +89,7 @@ class Ledger(Document):
 
     causes: tuple[Standing, ...] = ()
     digest_week: str = ""  # ISO week of the last weekly digest, e.g. 2026-W12
+    shifts: dict[str, datetime] = Field(default_factory=dict)  # device and shift -> when a night last saw it
 
     def find(self, cause: str, device: str) -> Standing | None:
         return next((entry for entry in self.causes if (entry.id, entry.device) == (cause, device)), None)

@@ -134,7 +134,7 @@ class MlflowSettings(Section):
 
 class MailSettings(Section):
     to: tuple[str, ...] = ()
-    operators: tuple[str, ...] = ()  # who hears of invalid nights; nobody named: those in `to`
+    operators: tuple[str, ...] = ()  # who hears of invalid nights and shifted machines; nobody: those in `to`
     sender: str = "fp8bench@localhost"
     host: str = ""  # "": messages stay in the outbox
     port: int = Field(default=25, ge=1, le=65535)

@@ -17,7 +17,7 @@ from fp8bench import alerts, causes, records
 from fp8bench.alerts import digest, smtp
 from fp8bench.config import Config, MailSettings
 from fp8bench.errors import DeliveryError
-from fp8bench.records import Cause, Effect, Logged, Message, Prepared, Verdict, Verdicts
+from fp8bench.records import Cause, Effect, Logged, Message, Prepared, Shift, Verdict, Verdicts
 
 GOLDEN = Path(__file__).parent / "golden" / "mail"
 TO = ("kernels@example.org", "on-call@example.org")
@@ -421,3 +421,59 @@ def test_golden_digest(nights):
     assert digest.build(settings(), now + timedelta(days=30)).subject == (
         "[fp8bench] DIGEST week 2026-W15: no night ran, 1 cause open"
     )
+
+
+# ---- the environment has shifted ------------------------------------------------------------------------------
+
+
+def _shifted(home: Path, day: int, state: str = "clean", shifts: bool = True, **config: object) -> list[Message]:
+    """The mails of a night whose baseline build was, or was not, slower than on record."""
+    run_dir = make_night(home / "runs" / f"day-{day}", state, run_id=f"day-{day}", created=_on_day(day))
+    found = records.read(Verdicts, run_dir / "verdicts.json")
+    shift = Shift(
+        id="cpu-environment",
+        backend="cpu",
+        families=("per-token/bfloat16",),
+        cells=tuple(cell.cell for cell in found.cells[:3]),
+        value=0.117,
+        worst=0.2,
+        worst_cell=found.cells[0].cell,
+        recorded="day-0",
+    )
+    records.write(found.model_copy(update={"shifts": (shift,) * shifts}), run_dir / "verdicts.json")
+    return messages(alerts.compose(run_dir, settings(operators=("ops@example.org",), digest=False, **config)))
+
+
+def _on_day(day: int) -> datetime:
+    return datetime(2026, 4, 1, 2, tzinfo=UTC) + timedelta(days=day)
+
+
+def test_a_shift_is_told_once_to_the_operators_and_blames_no_commit(home):
+    assert _shifted(home, 0, shifts=False) == []
+    (mail,) = _shifted(home, 1)
+    assert mail.to == ("ops@example.org",)
+    assert mail.subject == "[fp8bench] SHIFTED Xeon Platinum 8481C: baseline build +12.4% (cpu)"
+    assert "no commit is to blame" in mail.text
+    assert "Nothing that is recorded of the machine has changed" in mail.text
+    assert "Suspect" not in mail.text
+    assert "cpu per-token/bfloat16  +12.4% (median of its cells)" in mail.text
+    assert _shifted(home, 2) == []
+    assert _shifted(home, 3, shifts=False) == []
+    assert _shifted(home, 4) == []  # it comes and goes
+    assert len(_shifted(home, 30)) == 1  # forgotten meanwhile
+    assert len(_shifted(home, 1)) == 1  # as it was told then
+
+
+def test_a_shift_names_what_changed_since(home):
+    _shifted(home, 0, shifts=False)
+    file = home / "runs" / "day-0" / "prepare.json"
+    before = records.read(Prepared, file)
+    older = before.environment.model_copy(update={"versions": before.environment.versions | {"torch": "2.11.0"}})
+    records.write(before.model_copy(update={"environment": older}), file)
+    (mail,) = _shifted(home, 1)
+    assert "Changed since: torch 2.11.0 → 2.13.0+cpu." in mail.text
+
+
+def test_an_invalid_night_tells_that_and_no_shift(home):
+    assert kinds(_shifted(home, 1, "invalid")) == ["INVALID"]
+    assert kinds(_shifted(home, 2)) == ["SHIFTED"]

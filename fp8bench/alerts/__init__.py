@@ -10,14 +10,14 @@ A channel is a module with two functions: `why_not(config)`, a reason why it can
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import causes, records
 from ..causes import Ledger
 from ..night import Night
-from ..records import Alerts, Message, PlannedMail
+from ..records import Alerts, Message, PlannedMail, Shift
 from ..rundir import RunDir
 from . import digest, messages, smtp
 from .messages import Finished
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     from ..config import Config
 
 CHANNELS = (smtp,)
+SHIFT_REMEMBERED = timedelta(days=14)  # a shift that no night saw for so long is news when it comes back
 
 
 def compose(run_dir: Path, config: Config) -> list[Path]:
     """Write the messages that the night sends to the outbox; returns their paths.
 
-    One for every cause that is new or worse, one for every cause that recovered, one when the night is invalid, and
-    in the first night of a week a digest. The same night composes the same files: a message that was handed over
-    already is left as it is.
+    One for every cause that is new or worse, one for every cause that recovered, one when the night is invalid or its
+    environment has shifted, and in the first night of a week a digest. The same night composes the same files: a
+    message that was handed over already is left as it is.
     """
     night = Night.read(run_dir)
     with causes.changing(config.home) as held:
@@ -78,7 +79,10 @@ def _plan(night: Night, ledger: Ledger, config: Config) -> Alerts:
         return records.read(Alerts, path)
     quiet: dict[str, str] = {}
     mails = [*_of_causes(night, ledger, quiet), *_of_recovered(night, ledger, quiet)]
-    mails += [PlannedMail(kind="invalid")] if messages.is_invalid(night) else []
+    if messages.is_invalid(night):
+        mails.append(PlannedMail(kind="invalid"))
+    elif _has_shifted(night, ledger):
+        mails.append(PlannedMail(kind="shifted"))
     mails += [PlannedMail(kind="digest")] if _digest_is_due(night, ledger, config) else []
     plan = Alerts(mails=tuple(mails), quiet=quiet)
     records.write(plan, path)
@@ -126,6 +130,17 @@ def _planned(kind: str, cause: str, device: str, told: causes.Told | None, since
     )
 
 
+def _has_shifted(night: Night, ledger: Ledger) -> bool:
+    """Whether one of the night's shifts is news: one that comes and goes is the same shift, and told once."""
+    quiet_since = night.prepared.created - SHIFT_REMEMBERED
+    seen = (ledger.shifts.get(_of_shift(night, shift)) for shift in night.verdicts.shifts)
+    return any(last is None or last < quiet_since for last in seen)
+
+
+def _of_shift(night: Night, shift: Shift) -> str:
+    return f"{night.prepared.environment.device_name} {shift.id}"
+
+
 def _digest_is_due(night: Night, ledger: Ledger, config: Config) -> bool:
     """In the first night of a week that follows one with nights; never for a night from elsewhere."""
     week = digest.week_of(night.prepared.created)
@@ -143,7 +158,16 @@ def _after(night: Night, ledger: Ledger, plan: Alerts) -> Ledger:
         if entry.is_open and entry.seen <= prepared.created:
             ledger = causes.recovered(ledger, entry, prepared.run_id)
     week = max(ledger.digest_week, digest.week_of(prepared.created))
-    return causes.without_old(ledger.model_copy(update={"digest_week": week}), prepared.created)
+    update = {"digest_week": week, "shifts": _shifts_after(night, ledger)}
+    return causes.without_old(ledger.model_copy(update=update), prepared.created)
+
+
+def _shifts_after(night: Night, ledger: Ledger) -> dict[str, datetime]:
+    """When each shift was last seen, the night's own among them; those that nobody remembers are left out."""
+    now = night.prepared.created
+    seen = {} if messages.is_invalid(night) else {_of_shift(night, shift): now for shift in night.verdicts.shifts}
+    known = {key: max(last, seen.get(key, last)) for key, last in ledger.shifts.items()}
+    return {key: last for key, last in (seen | known).items() if last >= now - SHIFT_REMEMBERED}
 
 
 # ---- the outbox ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What is mailed about a night: a message for every cause that is news, one for every cause that recovered, one to the
-operators when the night is invalid. What has been told and did not get worse is not told again.
+operators when the night is invalid or its machine has shifted. What has been told and did not get worse is not told
+again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from .. import planting, wording
 from ..causes import Ledger, Standing
 from ..night import Night
 from ..records import Alerts, Cause, Effect, Message, PlannedMail, Verdict
-from ..report import figures
+from ..report import figures, recent
 from ..report.causes import summary
 from ..report.templating import template
+from ..report.trust import environment_changes
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -73,6 +75,8 @@ def build(night: Night, plan: Alerts, ledger: Ledger, config: Config) -> list[Fi
             found.append(_of_recovered(night, config, standing, planned))
         elif planned.kind == "invalid":
             found.append(_of_operators(night, config))
+        elif planned.kind == "shifted":
+            found.append(_of_shift(night, config))
     return found
 
 
@@ -219,6 +223,42 @@ def _of_operators(night: Night, config: Config) -> Finished:
     title = wording.one_line(f"{TAG} INVALID night on {device}: {reason}")
     to = config.mail.operators or config.mail.to
     return _finished(night, to, title, mail, PlannedMail(kind="invalid"))
+
+
+def _of_shift(night: Night, config: Config) -> Finished:
+    """One build that is slower than it was says nothing about a commit either; it says what the machine became."""
+    shifts, machine = night.verdicts.shifts, night.prepared.environment
+    device = wording.short_device(machine.device_name)
+    worst = max(shifts, key=lambda shift: shift.value)
+    reference = " Only the torch reference moved." if all(shift.label == "reference" for shift in shifts) else ""
+    mail = Mail(
+        verdict="SHIFTED",
+        tone="warn",
+        lead=f"On {device} ({machine.host}) the baseline build is slower than when it was recorded: driver, toolkit, "
+        f"clocks or machine moved, and no commit is to blame.{reference}",
+        detail=_changed_since(night, worst.recorded),
+        cells=tuple(
+            (f"{shift.backend} {', '.join(shift.families)}", f"{wording.percent(shift.value)} (median of its cells)")
+            for shift in shifts
+        ),
+        compared=f"baseline {night.prepared.baseline.short} against its times in night {worst.recorded}",
+        links=_links(night, ""),
+    )
+    backends = ", ".join(shift.backend for shift in shifts)
+    title = wording.one_line(f"{TAG} SHIFTED {device}: baseline build {wording.percent(worst.value)} ({backends})")
+    to = config.mail.operators or config.mail.to
+    return _finished(night, to, title, mail, PlannedMail(kind="shifted"))
+
+
+def _changed_since(night: Night, recorded: str) -> str:
+    """What is known to be another one since the night `recorded`."""
+    before = recent.environment_of(night, recorded)
+    if before is None:
+        return "What the machine was like then is not known here any more."
+    changed = environment_changes(before, night.prepared.environment)
+    if not changed:
+        return "Nothing that is recorded of the machine has changed: look at clocks, cooling, and who else uses it."
+    return wording.one_line(f"Changed since: {'; '.join(changed)}.", 300)
 
 
 def _finished(
