@@ -256,6 +256,7 @@ class CellVerdict(Record):
     spread: float | None = None  # relative interquartile range of the candidate's samples
     phase: Phase | None = None  # whose launches gave the effect
     mde: float | None = None  # smallest effect that tonight would have been caught with 80% power (log-ratio)
+    margin: float | None = None  # that the effect was judged by: the machine's, or the cell's own (log-ratio)
 
 
 class FamilyVerdict(Record):
@@ -269,6 +270,7 @@ class FamilyVerdict(Record):
     cells: int = 0
     phase: Phase | None = None
     mde: float | None = None  # as of a cell
+    margin: float | None = None  # as of a cell
 
 
 class Speedup(Record):
@@ -354,6 +356,37 @@ class ArmResult(Record):
     value: float  # mean effect over the cells; should be 0
 
 
+class Rate(Record):
+    """A share of nights, with its one-sided 95% Clopper-Pearson bounds."""
+
+    count: int
+    of: int
+    rate: float
+    lower: float
+    upper: float
+
+
+class CaughtAt(Record):
+    """Calibrated nights in which one family was slower."""
+
+    effect: float  # ratio - 1
+    caught: Rate  # nights that accused the family, by itself or by a cell
+    family: Rate  # nights that accused its geometric mean
+
+
+class Calibrated(Record):
+    """How far verdicts like these can be trusted, as the calibration found that was there when the night was judged."""
+
+    mails: Rate  # nights without a change, and a mail all the same
+    caught: tuple[CaughtAt, ...]
+    margin: float
+    launches: int  # real ones that the nights were drawn from
+    cells: int  # that these timed
+    measured: str  # the day, or the days, of these launches; "": nobody said
+    device_name: str  # likewise
+    doubts: tuple[str, ...]  # why it may not hold for tonight
+
+
 ExitCode = Annotated[int, Field(ge=0, le=4)]
 
 
@@ -375,6 +408,7 @@ class Verdicts(Document):
     previous: str = ""  # run id of the night that states are relative to; "": there was none
     arm: ArmResult | None = None  # None: the night had no A/A arm
     mde: dict[str, float] = Field(default_factory=dict)  # median over cells, by backend/regime (log-ratio)
+    calibrated: Calibrated | None = None  # None: nobody has calibrated this kind of device
 
 
 # ---- log, alert ---------------------------------------------------------------------------------------------
