@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import with_compiled_kernels
 
 from fp8bench import backends, builds, cli, config, libraries, paths, reference, resources, tensors, toolchain
 from fp8bench.config import Config
@@ -232,7 +233,7 @@ def _flip(file: Path) -> None:
 @pytest.mark.parametrize("name", ["libfp8bench_cpu-*.so", "backends/cpu.py"])
 def test_a_poisoned_build_is_never_measured(repo: Repo, tmp_path: Path, name: str) -> None:
     # With compiled libraries of its own: builds share them as hard links, and other tests run those of the shared home.
-    own_home = config.load(home=tmp_path / "home")
+    own_home = config.load(home=with_compiled_kernels(tmp_path / "home"))
     first = build(repo, "HEAD", own_home)
     (file,) = Path(first.path).glob(name)
     sound = file.read_bytes()

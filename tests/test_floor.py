@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import math
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import disassembly
 import pandas as pd
 import pytest
 import torch
@@ -63,11 +62,8 @@ def built() -> Path:
 
 @pytest.mark.parametrize("architecture", ["89", "90", "100"])
 def test_the_cast_moves_bytes_and_does_nothing_else(built: Path, architecture: str) -> None:
-    tool = shutil.which("cuobjdump") or str(pytest.importorskip("triton").knobs.nvidia.cuobjdump.path)
-    command = [tool, "-sass", "-arch", f"sm_{architecture}", str(next(built.glob("libfp8bench_cuda-*.so")))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    functions = re.split(r"^\s*Function : (\S+)$", done.stdout, flags=re.MULTILINE)[1:]
-    casts = [body for name, body in zip(functions[::2], functions[1::2], strict=True) if "cast_tiles" in name]
+    found = disassembly.functions(next(built.glob("libfp8bench_cuda-*.so")), architecture)
+    casts = [body for name, body in found.items() if "cast_tiles" in name]
     assert len(casts) == len(DTYPES) * len(floor.VECTORS)
     for body in casts:
         assert set(re.findall(r"\bLDG\.\S+", body)) <= {"LDG.E.128", "LDG.E.128.CONSTANT"}

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from conftest import with_compiled_kernels
 
 from fp8bench import git, libraries, secrecy
 from fp8bench.config import Config
@@ -60,9 +61,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     who = ("-c", "user.name=Eve <img src=x onerror=alert(1)>", "-c", "user.email=eve@example.org")
     subprocess.run(["git", "-C", str(origin), *who, "commit", "-qam", SUBJECT], check=True)
     (root / "tiny.toml").write_text(SUITE)
+    with_compiled_kernels(root / "home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FP8BENCH_", "AIRFLOW"))}
     environment |= CANARIES | {"FP8BENCH_HOME": str(root / "home"), "FP8BENCH_CONFIG": os.devnull}
-    environment |= {"FP8BENCH_TIMING__LAUNCHES": "3", "FP8BENCH_TIMING__QUADS": "2"}
+    environment |= {f"FP8BENCH_TIMING__{name}": "3" for name in ("LAUNCHES", "CONFIRM_LAUNCHES", "QUADS")}
     url = origin.as_uri().replace("file://", f"file://eve:{IN_THE_URL}@localhost")
     command = [sys.executable, "-m", "fp8bench", "nightly", "--repo", url, "--suite", str(root / "tiny.toml")]
     night = subprocess.run(
