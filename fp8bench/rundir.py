@@ -38,6 +38,7 @@ class RunDir:
         self.attached = path / ".report-attached"
         self.alerts = path / "alerts.json"
         self.outbox = path / "outbox"
+        self.refused = self.outbox / "refused.txt"
         self.logs = path / "logs"
 
     def time(self, shard: int) -> Path:
@@ -122,12 +123,18 @@ class RunDir:
     # Files are told apart by content and not by their times: a clock that is set back must not make a report look new.
 
     def _report_is_fresh(self) -> bool:
-        """A report from before the night reached MLflow lacks the links. Its other forms are written before it."""
-        return self.report.is_file() and _text(self.rendered) == _digest(self.mlflow)
+        """A report from before the night reached MLflow lacks the links, one from before a mail was refused does not
+        say so. Its other forms are written before it."""
+        return self.report.is_file() and _text(self.rendered) == self._told_of()
+
+    def _told_of(self) -> str:
+        """The night's place in MLflow and what became of its mails, as far as a report tells them."""
+        refused = f" {_digest(self.refused)}" if self.refused.is_file() else ""
+        return _digest(self.mlflow) + refused
 
     def mark_rendered(self) -> None:
-        """Note what the report tells of: it is written, and the night's place in MLflow is as it is now."""
-        records.write_bytes(_digest(self.mlflow).encode(), self.rendered)
+        """Note what the report tells of: it is written, and what it tells is as it is now."""
+        records.write_bytes(self._told_of().encode(), self.rendered)
 
     def is_attached(self) -> bool:
         """Whether the report as it is now was handed to MLflow."""

@@ -11,7 +11,7 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -421,7 +421,17 @@ def _alert(night: _Night) -> None:
     if causes.read(night.config.home) != before and night.run.path.parent == night.config.runs_dir.resolve():
         refresh_index(night.config)  # it tells what is open
     if night.options.send:
-        alerts.deliver(night.run.path, night.config)
+        try:
+            alerts.deliver(night.run.path, night.config)
+        finally:
+            _tell_refused(night)
+
+
+def _tell_refused(night: _Night) -> None:
+    """The report says which mails were refused, and no longer says so once they are taken."""
+    if night.run.report.is_file() and not night.run.is_done("render"):
+        with suppress(RunDirError, StoreError), night.run.locked("render"):
+            _render(night)
 
 
 def _gate(night: _Night) -> int:

@@ -13,7 +13,7 @@ from aiosmtpd.controller import Controller
 from nights import STATES, make_night
 from PIL import Image
 
-from fp8bench import alerts, causes, records
+from fp8bench import alerts, causes, records, stages
 from fp8bench.alerts import digest, smtp
 from fp8bench.config import Config, MailSettings
 from fp8bench.errors import DeliveryError
@@ -162,6 +162,25 @@ def test_a_refusing_host_is_a_sentence_and_the_mail_is_kept(tmp_path, refusing):
     with pytest.raises(DeliveryError, match=rf"127\.0\.0\.1:{refusing.port} did not take .*no thanks.*It is kept in"):
         alerts.deliver(run_dir, config)
     assert len(alerts.pending(run_dir)) == 1
+
+
+def test_the_report_says_that_a_mail_was_refused_until_it_is_taken(home, refusing, sink):
+    config = Config(home=home, mail={"to": TO, "host": "127.0.0.1", "port": refusing.port})
+    run_dir = make_night(config.runs_dir / "night", "wrong", config=config)
+    stages.run_stage("render", run_dir, config)
+    before = (run_dir / "report.html").read_bytes()
+    for _ in range(2):
+        with pytest.raises(DeliveryError):
+            stages.run_stage("alert", run_dir, config)
+        told = (run_dir / "report.html").read_text()
+        assert told.count("was not taken, and is kept to be sent again") == 1
+        assert "no thanks" in told
+    stages.run_stage("render", run_dir, config)  # says the same
+    assert (run_dir / "report.html").read_text() == told
+    mended = config.model_copy(update={"mail": config.mail.model_copy(update={"port": sink.port})})
+    stages.run_stage("alert", run_dir, mended)
+    assert len(sink.taken) == 1
+    assert (run_dir / "report.html").read_bytes() == before
 
 
 def test_an_absent_host_is_a_sentence_and_the_mail_is_kept(tmp_path):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .. import causes, records
 from ..causes import Ledger
+from ..errors import DeliveryError
 from ..night import Night
 from ..records import Alerts, Message, PlannedMail, Shift
 from ..rundir import RunDir
@@ -186,9 +187,10 @@ def mark_sent(path: Path) -> None:
 def deliver(run_dir: Path, config: Config, say: Callable[[str], None] = print) -> int:
     """Hand the pending messages over and return how many were; says why when nothing can be sent.
 
-    DeliveryError when a channel refuses: that message and those after it stay in the outbox.
+    DeliveryError when a channel refuses: that message and those after it stay in the outbox, and so does its reason,
+    for the report, until all are taken.
     """
-    waiting = pending(run_dir)
+    waiting, refused = pending(run_dir), RunDir(run_dir).refused
     reasons = {channel: channel.why_not(config) for channel in CHANNELS}
     usable = [channel for channel, reason in reasons.items() if reason is None]
     if waiting and not usable:
@@ -197,9 +199,14 @@ def deliver(run_dir: Path, config: Config, say: Callable[[str], None] = print) -
         return 0
     for path in waiting:
         message = records.read(Message, path)
-        for channel in usable:
-            channel.send(message, run_dir, config)
+        try:
+            for channel in usable:
+                channel.send(message, run_dir, config)
+        except DeliveryError as error:
+            records.write_bytes(str(error).encode(errors="replace"), refused)
+            raise
         mark_sent(path)  # at once: a crash after this line sends nothing twice
+    refused.unlink(missing_ok=True)
     return len(waiting)
 
 

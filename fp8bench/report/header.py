@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from .. import wording
 from ..night import Night
 from ..records import Verdict
+from ..rundir import RunDir
 from .tones import Badge, badge, night_badge
 
 
@@ -41,7 +42,7 @@ def build(night: Night) -> Header:
         device=wording.short_device(prepared.environment.device_name),
         lead=_lead(night),
         lines=tuple(Line(badge(entry.verdict), entry.sentence) for entry in night.verdicts.backends),
-        notes=(*_why_invalid(night), *prepared.notes),
+        notes=(*_why_invalid(night), *_refused(night), *prepared.notes),
     )
 
 
@@ -50,6 +51,15 @@ def _lead(night: Night) -> str:
     if prepared.first_night:
         return f"First night: commit {prepared.candidate.short} was measured against itself."
     return f"Candidate {prepared.candidate.short} against baseline {prepared.baseline.short}."
+
+
+def _refused(night: Night) -> tuple[str, ...]:
+    """That a mail of the night was refused, until it is taken."""
+    file = RunDir(night.run_dir).refused
+    if not file.is_file():
+        return ()
+    reason = file.read_text(errors="replace").partition(". It is kept in")[0]
+    return (wording.one_line(f"A mail of this night was not taken, and is kept to be sent again: {reason}.", 400),)
 
 
 def _why_invalid(night: Night) -> tuple[str, ...]:
