@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import disassembly
 import pytest
 
 from fp8bench import builds, config, paths, resources, toolchain
@@ -59,23 +60,12 @@ def build() -> Path:
     return Path(built.path)
 
 
-def _cuobjdump() -> str:
-    """The disassembler: of the CUDA toolkit, or the one that Triton brings."""
-    if tool := shutil.which("cuobjdump"):
-        return tool
-    triton = pytest.importorskip("triton")
-    return str(triton.knobs.nvidia.cuobjdump.path)
-
-
 @lru_cache
 def _kernels(build: Path, architecture: str) -> tuple[Kernel, ...]:
     library = next(build.glob("libfp8bench_cuda-*.so"))
-    command = [_cuobjdump(), "-sass", "-arch", f"sm_{architecture}", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    functions = re.split(r"^\s*Function : (\S+)$", done.stdout, flags=re.MULTILINE)[1:]
     opcode = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
-    pairs = zip(functions[::2], functions[1::2], strict=True)
-    return tuple(Kernel(name, frozenset(opcode.findall(body))) for name, body in pairs)
+    found = disassembly.functions(library, architecture)
+    return tuple(Kernel(name, frozenset(opcode.findall(body))) for name, body in found.items())
 
 
 @pytest.fixture(params=ARCHITECTURES)
