@@ -31,7 +31,7 @@ def command(*arguments: str, limit_bytes: int | None = None) -> subprocess.Compl
     code = "import sys; from fp8bench.cli import main; sys.exit(main())"
     if limit_bytes is not None:
         code = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({limit_bytes}, {limit_bytes})); {code}"
-    full = [sys.executable, "-c", code, *arguments]
+    full = [sys.executable, "-B", "-c", code, *arguments]  # bytecode that is cut short would stay for good
     return subprocess.run(full, capture_output=True, text=True, check=False, timeout=60)
 
 
