@@ -61,6 +61,44 @@ def test_the_pod_of_a_gpu_task_has_one_gpu_and_no_rights() -> None:
     assert claims == [values["volumes"][0]["persistentVolumeClaim"]["claimName"]]
 
 
+def test_a_gpu_pod_is_told_what_the_chart_tells_its_own() -> None:
+    (base,) = yaml.safe_load((FLEET / "pod-gpu.yaml").read_text())["spec"]["containers"]
+    told = {entry["name"]: entry["value"] for entry in base["env"]}
+    values = yaml.safe_load((FLEET / "values.yaml").read_text())
+    assert told.pop("AIRFLOW__CORE__EXECUTION_API_SERVER_URL").endswith("/execution/")
+    assert told == {entry["name"]: entry["value"] for entry in values["env"]}
+
+
+def test_no_volume_reaches_a_pod_of_the_chart_twice() -> None:
+    values = yaml.safe_load((FLEET / "values.yaml").read_text())
+    extra = [name for name, part in values.items() if isinstance(part, dict) and {"extraVolumes"} & set(part)]
+    assert extra == []  # the chart adds `volumes` to every pod, and Kubernetes refuses a name that is there already
+
+
+@pytest.mark.parametrize(
+    ("asked", "run"),
+    [
+        (["scheduler"], "airflow scheduler"),
+        (["celery", "worker", "--queues", "gpu"], "airflow celery worker --queues gpu"),
+        (["bash", "-c", "exec airflow scheduler"], "airflow scheduler"),  # as the chart asks
+        (["python", "-m", "airflow.sdk"], "python -m airflow.sdk"),  # as KubernetesExecutor asks
+        (["mlflow", "server"], "mlflow server"),
+    ],
+)
+def test_the_images_run_what_compose_chart_and_executor_ask_for(tmp_path: Path, asked: list[str], run: str) -> None:
+    for name in ("airflow", "mlflow", "python"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [str(FLEET / "entrypoint"), *asked],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == run
+
+
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     environment = os.environ | {"UNITS": str(tmp_path), "PYTHON": "/bin/true", "FP8BENCH_HOME": "/var/lib/fp8bench"}
     done = subprocess.run([str(CHECKOUT / "ci" / "units")], env=environment, capture_output=True, text=True, check=True)
