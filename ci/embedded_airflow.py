@@ -254,6 +254,10 @@ class EmbeddedAirflow(AirflowApi):
         port = ("--port", str(self._port)) if name == "api-server" else ()
         self._processes[name] = self.start(name, "-m", "airflow", name, *COMPONENTS[name], *port)
 
+    def pids(self) -> dict[str, int]:
+        """Process ids of the components."""
+        return {name: process.pid for name, process in self._processes.items()}
+
     def mend(self) -> list[str]:
         """Start components that died again; their names. AirflowError when they die too often."""
         self._reap()

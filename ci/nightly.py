@@ -118,12 +118,13 @@ class Night:
 
 
 def _message(line: str) -> str:
-    """What a stage printed, or an error that Airflow adds; its own bookkeeping is left out."""
+    """What a stage printed, or an error that Airflow adds, with its reason; its own bookkeeping is left out."""
     try:
         entry = json.loads(line)
         wanted = entry.get("logger") == STAGE_LOGGER or entry.get("level") in ("error", "critical")
-        return str(entry.get("event", "")).strip() if wanted else ""
-    except (ValueError, AttributeError):
+        reasons = [str(detail["exc_value"]) for detail in entry.get("error_detail") or ()]
+        return ": ".join([str(entry.get("event", "")).strip(), *reasons]) if wanted else ""
+    except (ValueError, AttributeError, KeyError, TypeError):
         return ""
 
 

@@ -155,7 +155,7 @@ def edge(root: Path) -> Iterator[EmbeddedAirflow]:
         "FP8BENCH_AIRFLOW__QUEUE": "gpu",
         "FP8BENCH_AIRFLOW__CONTROL_QUEUE": "gpu",
     }
-    box = _clone(root / "box")
+    box = clone(root / "box")
     with EmbeddedAirflow(root / "airflow", root / "control" / "dags", settings=settings) as airflow:
         own = {
             "AIRFLOW_HOME": str(root / "box-airflow"),
@@ -187,7 +187,8 @@ def _host(name: str) -> Mapping[str, str]:
     return {"AIRFLOW__CORE__HOSTNAME_CALLABLE": "fleet_host.name", "FLEET_HOST": name}
 
 
-def _clone(target: Path) -> Path:
+def clone(target: Path) -> Path:
+    """This checkout's latest commit in `target`, with a suite of four cells."""
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(target)], check=True)
     (target / "tiny.toml").write_text(SUITE)
     (target / "fleet_host.py").write_text(
@@ -260,6 +261,20 @@ def _table(airflow: EmbeddedAirflow, run_id: str) -> None:
         print(f"  {task.label:<16} {task.state:<10} queue {entry['queue']:<8} on {entry['hostname']:<14} {seconds}")
 
 
+def own_environment(root: Path) -> None:
+    """Settings of small nights on the CPU with their home in `root`; those of the caller are left out."""
+    for name in [name for name in os.environ if name.startswith(("FP8BENCH_", "AIRFLOW"))]:
+        del os.environ[name]
+    os.environ |= {
+        "FP8BENCH_HOME": str(root / "home"),
+        "FP8BENCH_CONFIG": os.devnull,
+        "FP8BENCH_DEVICE": "cpu",
+        "FP8BENCH_AIRFLOW__SCHEDULE": "",
+        "FP8BENCH_AIRFLOW__RETRY_DELAY_S": "5",
+        "FP8BENCH_TIMING__LAUNCHES": "3",
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fleet", choices=["celery", "edge", "pod"], nargs="+")
@@ -271,17 +286,8 @@ def main() -> int:
             continue
         root = Path(tempfile.mkdtemp(prefix=f"fp8bench-{kind}-"))
         root.chmod(0o755)  # the database's own user looks in
-        _clone(root / "control")
-        for name in [name for name in os.environ if name.startswith(("FP8BENCH_", "AIRFLOW"))]:
-            del os.environ[name]
-        os.environ |= {
-            "FP8BENCH_HOME": str(root / "home"),
-            "FP8BENCH_CONFIG": os.devnull,
-            "FP8BENCH_DEVICE": "cpu",
-            "FP8BENCH_AIRFLOW__SCHEDULE": "",
-            "FP8BENCH_AIRFLOW__RETRY_DELAY_S": "5",
-            "FP8BENCH_TIMING__LAUNCHES": "3",
-        }
+        clone(root / "control")
+        own_environment(root)
         try:
             works.append(prove(kind, {"celery": celery, "edge": edge}[kind], root))
         except Fp8BenchError as error:
