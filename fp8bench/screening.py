@@ -63,7 +63,7 @@ def screen(effects: pd.DataFrame, settings: VerdictSettings, controls: Collectio
         return Screen((), ())
     of_cells = stats.estimates(tested, margin)
     groups = families_of(tested)
-    of_families = stats.estimates(tested, margin, groups=groups)
+    of_families = stats.estimates(tested, margin, groups=groups, weights=stats.steadiness(tested, groups))
     families = suspicious(of_families, settings.screen_alpha)
     brought = [cell for cell, family in zip(tested.columns, groups, strict=True) if family in families]
     return Screen(tuple(sorted({*suspicious(of_cells, settings.screen_alpha), *brought})), tuple(sorted(families)))

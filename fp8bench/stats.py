@@ -18,6 +18,7 @@ from scipy.special import nctdtr, stdtr, stdtrit  # Student t; scipy.stats takes
 Floats = NDArray[np.float64]
 
 _ROLES = ["baseline", "candidate"]
+UNSTEADY = 2.0  # times the deviation of a group's median cell: six launches of equal cells differ by less
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def estimates(
     groups: Sequence[str] | None = None,
     spread: float = 0.0,
     earlier: pd.DataFrame | None = None,
+    weights: pd.Series[float] | None = None,
 ) -> pd.DataFrame:
     """Mean effect with Student t interval and p values of every cell, or of every group of cells.
 
@@ -88,8 +90,9 @@ def estimates(
     at least `spread` of their standard deviations.
     groups: name of each column's group; None: every column is its own.
     earlier: what this function said of earlier launches: their deviation counts for the margin, and for nothing else.
-    Returns rows by name with the fields of `Estimate` as columns; the value of a group is the mean over its cells of
-    their means over launches. Cells of fewer than two launches are left out.
+    weights: of each column in the mean of its group (`steadiness`); None: all count the same.
+    Returns rows by name with the fields of `Estimate` as columns; the value of a group is the weighted mean over its
+    cells of their means over launches. Cells of fewer than two launches are left out.
 
     Cells may have been timed in different launches. A group's error is therefore taken from what each launch
     contributes to the mean, which keeps whatever cells of a launch have in common; where every launch timed every
@@ -103,11 +106,11 @@ def estimates(
     counts = present.sum(axis=0)
     means = np.where(present, values, 0.0).sum(axis=0) / counts
     residuals = np.where(present, values - means, 0.0) / counts
-    cells = np.bincount(members, minlength=len(names))
-    value = np.bincount(members, means, len(names)) / cells
-    parts = _by_group(residuals, members, len(names)) / cells
-    weights = _by_group(present / counts, members, len(names)) / cells
-    launches = 1 / (weights**2).sum(axis=0)  # as many as there would be if all weighed the same
+    share = _shares(members, len(names), _weights(table.columns, weights)[kept])
+    value = np.bincount(members, means * share, len(names))
+    parts = _by_group(residuals * share, members, len(names))
+    counted = _by_group(present / counts * share, members, len(names))
+    launches = 1 / (counted**2).sum(axis=0)  # as many as there would be if all weighed the same
     variance = (parts**2).sum(axis=0) * launches / (launches - 1)
     # Launches that agree to the last digit (a coarse clock) would give a zero-width interval and a division by zero.
     error = np.maximum(np.sqrt(variance), 1e-9)
@@ -118,6 +121,53 @@ def estimates(
     slower, faster = stdtr(launches - 1, (margins - value) / error), stdtr(launches - 1, (value + margins) / error)
     columns = (value, value - half, value + half, slower, faster, np.rint(launches), margins, deviation)
     return pd.DataFrame(np.stack(columns, axis=1), index=pd.Index(names, dtype=object), columns=_ESTIMATES)
+
+
+def steadiness(table: pd.DataFrame, groups: Sequence[str]) -> pd.Series[float]:
+    """How much each column should count in its group's mean: 1, and less where its launches sway far more than others'.
+
+    A change of all cells of a group by the same shows in each of them; one that sways eight times as much as the rest
+    would hide it in the mean, and drown what the others say. Those that sway more than `UNSTEADY` times as much as the
+    group's median cell count by the inverse of their variance. What differs less may have been luck.
+    """
+    values = table.to_numpy(dtype=float)
+    present = ~np.isnan(values)
+    counts = present.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # of what was timed once nobody knows how it sways
+        means = np.where(present, values, 0.0).sum(axis=0) / counts
+        squares = np.where(present, values - means, 0.0) ** 2
+        deviation = np.sqrt(squares.sum(axis=0) / (counts - 1))
+        known, members = np.where(counts > 1, deviation, np.inf), _numbered(groups)
+        weights = (UNSTEADY * _medians(known, members)[members] / np.maximum(deviation, 1e-9)) ** 2
+    return pd.Series(np.where(weights < 1, weights, 1.0), table.columns)
+
+
+def _numbered(groups: Sequence[str]) -> NDArray[np.intp]:
+    """The number of its group for each column."""
+    number: dict[str, int] = {}
+    return np.array([number.setdefault(group, len(number)) for group in groups], dtype=np.intp)
+
+
+def _medians(values: Floats, members: NDArray[np.intp]) -> Floats:
+    """The median of the finite values of each group, the lower one of two in the middle; infinite without any."""
+    order, sizes = np.lexsort((values, members)), np.bincount(members)
+    known = np.bincount(members, np.isfinite(values)).astype(int)
+    medians: Floats = values[order][np.cumsum(sizes) - sizes + np.maximum(known - 1, 0) // 2]
+    return medians
+
+
+def _shares(members: NDArray[np.intp], count: int, weights: Floats) -> Floats:
+    """Share of each column in its group's mean."""
+    shares: Floats = weights / np.bincount(members, weights, count)[members]
+    return shares
+
+
+def _weights(columns: pd.Index[str], weights: pd.Series[float] | None) -> Floats:
+    """Those of the columns; 1 where nobody knows."""
+    if weights is None:
+        return np.ones(len(columns))
+    found = weights if weights.index is columns else weights.reindex(columns)
+    return np.asarray(found.fillna(1.0).to_numpy(dtype=float))
 
 
 def _quantiles(freedom: Floats, level: float) -> Floats:

@@ -138,6 +138,33 @@ def test_intervals_of_groups_cover_when_cells_stop_early_and_launches_sway() -> 
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
+def test_a_cell_that_sways_far_more_than_its_group_counts_less() -> None:
+    steps = np.array([-1.0, 1.0, -1.0, 1.0, -1.0, 1.0])
+    table = pd.DataFrame({"a": steps, "b": 2 * steps, "c": steps, "d": 8 * steps, "alone": 9 * steps, "once": np.nan})
+    table.loc[0, "once"] = 5.0
+    found = stats.steadiness(table, ["x", "x", "x", "x", "y", "x"])
+    assert found.to_dict() == pytest.approx({"a": 1, "b": 1, "c": 1, "d": (2 / 8) ** 2, "alone": 1, "once": 1})
+    shifted = table[list("abcd")] + np.array([0.01, 0.01, 0.01, 0.5])
+    row = stats.estimates(shifted, 0.0, groups=["x"] * 4, weights=found).loc["x"]
+    assert row["value"] == pytest.approx((0.03 + 0.5 / 16) / (3 + 1 / 16))
+    plain = stats.estimate((shifted * found[list("abcd")]).sum(axis=1) / (3 + 1 / 16), 0.0)
+    assert plain is not None
+    assert (row["upper"], row["p_slower"]) == pytest.approx((plain.upper, plain.p_slower))
+
+
+@pytest.mark.parametrize(("cells", "launches"), [(5, 3), (5, 6), (25, 6)])
+@pytest.mark.parametrize("unsteady", [1.0, 8.0])
+def test_intervals_of_groups_cover_when_the_same_launches_say_how_much_cells_count(
+    cells: int, launches: int, unsteady: float
+) -> None:
+    generator, groups = np.random.default_rng(4), [f"{number:03}" for number in range(400) for _ in range(cells)]
+    deviations = np.tile([unsteady, *[1.0] * (cells - 1)], 400)
+    table = pd.DataFrame(generator.normal(0, deviations, (launches, 400 * cells)))
+    found = stats.estimates(table, 0.0, groups=groups, weights=stats.steadiness(table, groups))
+    covered = ((found["lower"] <= 0) & (found["upper"] >= 0)).mean()
+    assert 0.91 <= covered <= 0.98
+
+
 def test_a_cell_that_sways_has_a_wider_margin() -> None:
     table = pd.DataFrame({"still": [0.0100, 0.0101, 0.0099], "sways": [0.00, 0.01, 0.02]})
     found = stats.estimates(table, 0.003, spread=1.5)

@@ -118,19 +118,27 @@ class _Rule:
     settings: VerdictSettings
     margin: float
 
-    def estimates(self, table: pd.DataFrame, group: _Group, earlier: pd.DataFrame | None = None) -> pd.DataFrame:
+    def estimates(
+        self,
+        table: pd.DataFrame,
+        group: _Group,
+        earlier: pd.DataFrame | None = None,
+        weights: pd.Series[float] | None = None,
+    ) -> pd.DataFrame:
         groups = group(table) if group else None
         spread = self.settings.margin_spread
-        return stats.estimates(table, self.margin, self.settings.confidence, groups, spread, earlier)
+        return stats.estimates(table, self.margin, self.settings.confidence, groups, spread, earlier, weights)
 
     def decide(
         self, first: pd.DataFrame, second: pd.DataFrame, group: _Group, chosen: Collection[str] | None
     ) -> dict[str, Decision]:
-        found = self.estimates(first, group)
+        # How much each cell counts is said by the screening launches: those that confirm must not choose it.
+        weights = stats.steadiness(first, group(first)) if group else None
+        found = self.estimates(first, group, None, weights)
         if chosen is None:
             return self._tested(found, "screen", len(found))
         names = set(chosen)
-        confirmed = self.estimates(second, group, found)
+        confirmed = self.estimates(second, group, found, weights)
         confirmed = confirmed[confirmed.index.isin(names)]
         cleared = found[~found.index.isin(names)]
         short = found[found.index.isin(names - set(confirmed.index))]
