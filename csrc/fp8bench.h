@@ -29,7 +29,7 @@ enum fp8bench_status {
 
 // The CPU ignores them.
 enum fp8bench_flags {
-  FP8BENCH_NO_PDL = 1, // launch without programmatic dependent launch
+  FP8BENCH_NO_PDL = 1, // overlap no neighbour on the stream: programmatic dependent launch within a call at most
   // For measuring launch shapes: what to take instead of the dispatch table's choice, 0 for its choice.
   FP8BENCH_VECTORS_SHIFT = 8,  // bits 8-15: 16-byte vectors a thread
   FP8BENCH_THREADS_SHIFT = 16, // bits 16-23: threads a block, in warps

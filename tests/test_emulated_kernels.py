@@ -136,14 +136,6 @@ def test_blocks_that_look_for_the_largest_magnitude(library: NativeLibrary, maxi
         _check(library, case, _input(case), flags=NO_CLUSTER | maxima << 4)
 
 
-@pytest.mark.parametrize("start", [1, 2])
-def test_starts_of_the_successor(library: NativeLibrary, start: int) -> None:
-    for scheme in ("per-tensor", "per-token", "group-64-row"):
-        for dtype in DTYPES:
-            case = Case.parse(f"{scheme}/{dtype}/9x128")
-            _check(library, case, _input(case), flags=NO_CLUSTER * (scheme == "per-tensor") | start << 28)
-
-
 def test_bad_arguments_are_refused_in_words(library: NativeLibrary) -> None:
     case = Case.parse("group-64-row/bfloat16/2x128")
     x, scales = _input(case), torch.empty(2, 2)

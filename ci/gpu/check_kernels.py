@@ -1,6 +1,6 @@
 """Checks and times the CUDA kernels on the GPU of this machine; needs torch and, without --build, nvcc.
 
-    python ci/gpu/check_kernels.py --out DIR [--build DIR] [--sections check,patterns,order,grid,large,tune,fp16,fp32]
+    python ci/gpu/check_kernels.py --out DIR [--build DIR] [--sections SECTION,...]
 
 Every section runs on its own: one that fails is reported and the others go on. Results are written to --out as they
 come; the exit code is 1 if anything was wrong.
@@ -20,8 +20,8 @@ import native
 import speed
 import torch
 
-SECTIONS = ("check", "patterns", "order", "grid", "large", "tune", "fp16", "fp32")
-DEFAULT = "check,patterns,order,grid,large"
+SECTIONS = ("check", "patterns", "order", "grid", "large", "odd", "tune", "fp16", "fp32")
+DEFAULT = "check,patterns,order,grid,large,odd"
 MOST_PRINTED = 12  # failures a section
 
 
@@ -77,6 +77,7 @@ def _section(name: str, kernels: native.Kernels, out: Path, tell: Callable[[str]
         "fp16": lambda: speed.time_grid(kernels, out, torch.float16, speed.GRID[::4]),
         "fp32": lambda: speed.time_grid(kernels, out, torch.float32, speed.GRID[::4]),
         "large": lambda: speed.time_large(kernels, out),
+        "odd": lambda: speed.time_odd(kernels, out),
         "tune": lambda: speed.tune(kernels, out),
     }
     tell(tables[name]())

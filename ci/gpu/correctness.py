@@ -213,6 +213,9 @@ def _token_and_group_shapes(dtype: torch.dtype) -> Iterator[Trial]:
         for vectors in (0, 1, 2):
             yield Trial("group-64-col", dtype, 129, 7168, flags=forced(vectors, threads))
             yield Trial("group-128-row", dtype, 129, 896, flags=forced(vectors, threads) | NO_PDL)
+    for scheme in ("per-tensor", "per-token", "group-64-row", "group-64-col", "group-128-row", "group-128-col"):
+        for tokens, hidden in ((1, 896), (16, 7168), (129, 2048), (333, 7168)):
+            yield Trial(scheme, dtype, tokens, hidden, flags=NO_PDL)
 
 
 def _grid() -> Iterator[Trial]:

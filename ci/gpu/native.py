@@ -100,10 +100,9 @@ class Kernels:
 
         return call
 
-    def bind_floor(self, x: Tensor, codes: Tensor, variant: int, flags: int = 0) -> Callable[[], None]:
+    def bind_floor(self, x: Tensor, codes: Tensor, variant: int) -> Callable[[], None]:
         """The call of one cast with a fixed scale."""
         args = self._native.arguments(Scheme.parse("per-tensor"), x, codes, codes)
-        args.flags = flags
 
         def call(_alive: object = (x, codes)) -> None:
             args.stream = torch.cuda.current_stream().cuda_stream

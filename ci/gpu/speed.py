@@ -25,6 +25,7 @@ GRID = tuple((tokens, hidden) for tokens in TOKENS for hidden in HIDDEN)
 FAMILIES = ("per-tensor", "per-token", "group-64-row", "group-64-col", "group-128-row", "group-128-col")
 REGIMES = ("hot", "cold")
 LARGE = ((8192, 7168), (32768, 7168))
+ODD = ((1, 1023), (128, 2047), (512, 4095), (1024, 7167))
 TUNED = ("per-tensor", "per-token", "group-64-row", "group-128-col")
 SIZES = {  # columns of the tuning table: elements above, up to
     "all": (0, 1 << 40), "to 8k": (0, 8192), "to 131k": (8192, 1 << 17), "to 1M": (1 << 17, 1 << 20),
@@ -74,14 +75,19 @@ class Clock:
         for call in bound[:2]:
             call()
         torch.cuda.synchronize()
+        self._capture(bound, 2)  # the first one of a size was seen to run 20% too fast
+        graph = self._capture(bound, self.calls)
+        return statistics.median(self._replay(graph, regime) for _ in range(self._replays)) / self.calls
+
+    def _capture(self, bound: list[Callable[[], None]], calls: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):  # torch.cuda.graph would collect garbage every time
             graph.capture_begin()
-            for index in range(self.calls):
-                bound[index % sets]()
+            for index in range(calls):
+                bound[index % len(bound)]()
             graph.capture_end()
         graph.replay()
-        return statistics.median(self._replay(graph, regime) for _ in range(self._replays)) / self.calls
+        return graph
 
     def _replay(self, graph: torch.cuda.CUDAGraph, regime: str) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -109,10 +115,10 @@ def bind_family(kernels: Kernels, family: str, flags: int) -> Bind:
     return bind
 
 
-def floors(kernels: Kernels, clock: Clock, regime: str, flags: int) -> tuple[float, int]:
+def floors(kernels: Kernels, clock: Clock, regime: str) -> tuple[float, int]:
     """The fastest variant of the floor: its time and number."""
     variants = range(kernels.floor_variants)
-    times = [(clock.time(lambda x, c, v=v: kernels.bind_floor(x, c, v, flags), regime), v) for v in variants]
+    times = [(clock.time(lambda x, c, v=v: kernels.bind_floor(x, c, v), regime), v) for v in variants]
     return min(times)
 
 
@@ -160,7 +166,7 @@ def _group_shapes() -> dict[str, int]:
 
 
 def time_grid(kernels: Kernels, out: Path, dtype: torch.dtype, grid: tuple[tuple[int, int], ...] = GRID) -> str:
-    """Times every family and the floor with and without dependent launch; a row a cell, and the means."""
+    """Times the floor, and every family with and without overlap of its neighbours; a row a cell, and the means."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
     rows: list[dict[str, object]] = []
     name = str(dtype).removeprefix("torch.")
@@ -179,8 +185,8 @@ def time_grid(kernels: Kernels, out: Path, dtype: torch.dtype, grid: tuple[tuple
 def _time_shape(kernels: Kernels, shape: Shape, flush: Tensor) -> Iterator[dict[str, object]]:
     clock = Clock(shape, flush)
     for regime in REGIMES:
-        floor, _ = floors(kernels, clock, regime, NO_PDL)
-        times = {("floor", False): floor, ("floor", True): floors(kernels, clock, regime, 0)[0]}
+        floor, _ = floors(kernels, clock, regime)
+        times = {("floor", False): floor}
         for family in FAMILIES:
             for pdl in (False, True):
                 bind = bind_family(kernels, family, 0 if pdl else NO_PDL)
@@ -222,13 +228,28 @@ def time_large(kernels: Kernels, out: Path) -> str:
     for tokens, hidden in LARGE:
         shape = Shape(tokens, hidden, torch.bfloat16)
         clock = Clock(shape, flush)
-        times = {"floor": floors(kernels, clock, "cold", 0)[0]}
+        times = {"floor": floors(kernels, clock, "cold")[0]}
         times |= {family: clock.time(bind_family(kernels, family, 0), "cold") for family in FAMILIES}
         figures = ", ".join(f"{family} {shape.bytes / us / 1e6:.2f}" for family, us in times.items())
         lines.append(f"TB/s at {tokens}x{hidden}: {figures}")
         del clock
         torch.cuda.empty_cache()
     (out / "large.txt").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines)
+
+
+def time_odd(kernels: Kernels, out: Path) -> str:
+    """Hidden sizes that no vector fits, beside the next that one fits: time of the one over the other's, hot / cold."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    lines = []
+    for tokens, hidden in ODD:
+        clocks = [Clock(Shape(tokens, h, torch.bfloat16), flush) for h in (hidden, hidden + 1)]
+        for family in ("per-tensor", "per-token"):
+            bind = bind_family(kernels, family, 0)
+            odd, even = ([clock.time(bind, regime) for regime in REGIMES] for clock in clocks)
+            ratios = " / ".join(f"{a / b:.2f}" for a, b in zip(odd, even, strict=True))
+            lines.append(f"{family} {tokens}x{hidden} over {tokens}x{hidden + 1}: {ratios}")
+    (out / "odd.txt").write_text("\n".join(lines) + "\n")
     return "\n".join(lines)
 
 

@@ -58,7 +58,7 @@ def measure(kernels: native.Kernels, dtype: torch.dtype, file: Path) -> Times:
 
 
 def _bind(kernels: native.Kernels, variant: int, x: torch.Tensor, codes: torch.Tensor) -> object:
-    return kernels.bind_floor(x, codes, variant, native.NO_PDL)
+    return kernels.bind_floor(x, codes, variant)
 
 
 def shape_of(variant: int) -> tuple[int, int]:

@@ -205,7 +205,7 @@ def time_shape(kernels: native.Kernels, families: list[str], tokens: int, hidden
     clock = speed.Clock(speed.Shape(tokens, hidden, torch.bfloat16), flush)
     clock.calls = min(clock.calls, MOST_CALLS)
     for regime in speed.REGIMES:
-        floor, variant = speed.floors(kernels, clock, regime, native.NO_PDL)
+        floor, variant = speed.floors(kernels, clock, regime)
         times = {("floor", f"variant {variant}"): floor}
         for family in families:
             scheme = Scheme.parse(family)

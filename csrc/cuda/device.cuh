@@ -41,11 +41,24 @@ static __device__ __forceinline__ void let_successor_start() {
 }
 
 // Where a kernel does so. kAtOnce is before the wait, so a successor that reads anything before its own wait must not
-// follow. A parameter of the template, not of the launch: a choice at run time stands between the wait and the loads.
-enum class Start { kAtOnce, kBehindLoads };
+// follow. kAlone is for launches without the attribute: nowhere, and without a wait, which costs even if it has nothing
+// to wait for. A parameter of the template, not of the launch: a choice at run time stands before the loads.
+enum class Start { kAtOnce, kBehindLoads, kAlone };
+constexpr int kStarts = 3;
 
 template <Start kChosen, Start kHere> static __device__ __forceinline__ void let_successor_start_at() {
   if constexpr (kChosen == kHere) let_successor_start();
+}
+
+// Before compute capability 9.0 nothing overlaps and all are alone: kernels of the other starts are compiled empty.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <Start kChosen> constexpr bool kRunsHere = kChosen == Start::kAlone;
+#else
+template <Start kChosen> constexpr bool kRunsHere = true;
+#endif
+
+template <Start kChosen> static __device__ __forceinline__ void wait_unless_alone(const void *first_read) {
+  if constexpr (kChosen != Start::kAlone) wait_for_predecessor(first_read);
 }
 
 // ---- Maxima of unsigned integers ----------------------------------------------------------------------------
@@ -63,9 +76,11 @@ template <int kLanes> static __device__ __forceinline__ uint32_t max_of_lanes(ui
 }
 
 // Over the block, of at most kMostWarps whole warps; all threads get it. `slots` is shared and used for this alone.
+// kSeveral: blocks of one warp are rare, so nobody asks for them; then addresses are computed before the reduction.
+template <bool kSeveral>
 static __device__ __forceinline__ uint32_t max_of_block(uint32_t value, uint32_t (&slots)[kMostWarps]) {
   value = max_of_lanes<kWarp>(value);
-  if (blockDim.x == kWarp) return value;
+  if (!kSeveral && blockDim.x == kWarp) return value;
   const uint32_t lane = threadIdx.x % kWarp;
   if (lane == 0) slots[threadIdx.x / kWarp] = value;
   __syncthreads();
@@ -116,7 +131,7 @@ static __device__ __forceinline__ uint32_t max_of_cluster(uint32_t value, uint32
                                                           uint32_t (&slots)[kMostWarps]) {
   __shared__ uint32_t of_blocks[kMostCluster];
   const uint32_t lane = threadIdx.x % kWarp;
-  value = max_of_block(value, slots);
+  value = max_of_block<true>(value, slots);
   cluster_wait();
   if (threadIdx.x < blocks) store_in_block(threadIdx.x, &of_blocks[cluster_rank()], value);
   cluster_arrive();

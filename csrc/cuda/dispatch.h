@@ -56,10 +56,10 @@ struct ByTiles {
 };
 constexpr ByTiles kByTiles[] = {
     {1, 1, 4, 1, 256},
-    {2, 2, 4, 4, 128},
-    {4, 1, 2, 4, 128},
+    {2, 1, 2, 2, 256},
+    {7, 1, 2, 4, 128},
     {16, 1, 4, 2, 256},
-    {28, 2, 4, 4, 128},
+    {28, 1, 4, 1, 512},
     {32, 2, 2, 4, 128},
     {256, 2, 4, 4, 128},
     {kBeyond, 4, 4, 4, 128},
@@ -70,19 +70,25 @@ constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp
 constexpr unsigned kWarpElements = 32; // there are more, in sixteenths as above, and tokens are at least
 constexpr int kWarpTokens = 2;         // a multiprocessor
 constexpr int kUsualVectors = 4;       // a thread, at most, of segments that also fit with fewer
-constexpr int kOneBlock = 1024;        // vectors up to which one block takes a tensor, a cluster beyond,
-constexpr int kOneCluster = 8192;      // and two kernels beyond
-constexpr int kMaximaUnit = 128;       // blocks
-constexpr int kMostMaxima = 1024;      // blocks that look for the largest magnitude, at most
-constexpr int kMaximaThreads = 512;    // of such a block
+// Vectors up to which one block takes a tensor, a cluster beyond, and two kernels beyond. Where calls do not overlap,
+// two kernels cost more.
+constexpr int kOneBlock = 1024, kOneBlockAlone = 2048;
+constexpr int kOneCluster = 8192, kOneClusterAlone = 16384;
+constexpr unsigned kClusterThreads = 256; // of a block in a cluster, at most, where vectors allow
+constexpr int kMaximaUnit = 128;          // blocks
+constexpr int kMostMaxima = 1024;         // blocks that look for the largest magnitude, at most
+constexpr int kMaximaThreads = 512;       // of such a block
+constexpr unsigned kMostLayers = 65535;   // of a grid
 
 // ---- What a caller forces, for measuring --------------------------------------------------------------------
 
 struct Forced {
+  bool waits;    // for its predecessor, whether it overlaps that or not
+  bool overlaps; // its neighbours
   unsigned vectors, threads, cluster, start, maxima, maxima_vectors; // 0: not forced
 
-  explicit Forced(const fp8bench_args &args)
-      : vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF),
+  Forced(const fp8bench_args &args, const Machine &machine)
+      : waits(machine.hopper), overlaps(overlaps_neighbours(args, machine)), vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF),
         threads((args.flags >> FP8BENCH_THREADS_SHIFT & 0xFF) * kWarp),
         cluster(args.flags >> FP8BENCH_CLUSTER_SHIFT & 0xF), start(args.flags >> FP8BENCH_START_SHIFT & 7),
         maxima(args.flags >> FP8BENCH_MAXIMA_SHIFT & 0xF),
@@ -101,7 +107,7 @@ struct Choice {
   Grid grid{};
   int start = 0;     // index of the Start
   int held = 0;      // by lanes: index into kLaneElements
-  bool full = false; // by lanes: lanes and what they hold are just a segment
+  Case usual = Case::kAny;
 };
 
 template <class Row, size_t kRows>
@@ -111,8 +117,9 @@ const Row &row_for(uint64_t size, const Row (&rows)[kRows], const Machine &machi
   return rows[kRows - 1];
 }
 
-inline int index_of(Start start, const Forced &forced) {
-  return forced.start ? int(forced.start) - 1 : static_cast<int>(start);
+inline int choose_start(Start start, const Forced &forced) {
+  if (forced.start && forced.waits) return std::min(int(forced.start) - 1, index_of(Start::kBehindLoads));
+  return index_of(forced.overlaps ? start : Start::kAlone);
 }
 
 // So many elements of 16 bits fit `packs` vectors, or are as many single elements.
@@ -137,29 +144,44 @@ inline int choose_held(int usual, uint64_t length, unsigned vector, const Forced
   return held;
 }
 
+// The form of the kernel by lanes in the usual case; fits: what 2^log lanes hold is just a segment.
+inline Case choose_case(int log, bool fits, bool column_major) {
+  if (fits && log >= kFewestLanes && log <= kMostLanes) return column_major ? Case::kColumns : Case::kRows;
+  return log == kWarpLanes && !column_major ? Case::kRows : Case::kAny;
+}
+
+// Blocks of so many threads for segments that 2^log lanes share. Column-major: a warp takes the same group of
+// neighbouring tokens; in the usual case blockIdx.x is the group, and a layer as many tokens as fit a block.
+inline Grid choose_lanes_grid(uint64_t tokens, uint64_t groups, int log, unsigned most, bool column_major, Case usual) {
+  const uint64_t teams = 32 >> log;
+  if (usual == Case::kColumns) {
+    const uint64_t lanes = tokens << log, threads = std::min<uint64_t>(most, round_up(lanes, kWarp));
+    const uint64_t layers = std::min<uint64_t>(divide_up(lanes, threads), kBeyond);
+    return {static_cast<unsigned>(groups), static_cast<unsigned>(threads), 1, static_cast<unsigned>(layers)};
+  }
+  const uint64_t warps = column_major ? divide_up(tokens, teams) * groups : divide_up(tokens * groups, teams);
+  const unsigned threads = static_cast<unsigned>(std::min<uint64_t>(most, warps * kWarp));
+  return {static_cast<unsigned>(divide_up(warps * kWarp, threads)), threads};
+}
+
 // How many lanes share a segment of `length` elements, `vector` to a vector or 1.
 inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t length, unsigned vector, bool column_major,
-                           const Machine &machine, const Forced &forced) {
+                           bool usual, const Machine &machine, const Forced &forced) {
   const ByLanes &row = row_for(weight(tokens * groups * length / vector, vector > 1), kByLanes, machine);
   const int held = vector > 1 ? choose_held(vector < 8 ? kLaneElements[0] : row.held, length, vector, forced) : 0;
   const uint64_t elements = vector > 1 ? kLaneElements[held] : kLaneSingles;
   int log = 0;
   while (elements << log < length) ++log;
   if (vector == 1) log = log <= 2 ? 2 : kWarpLanes; // the widths that there are
-  const uint64_t teams = 32 >> log;
-  const uint64_t warps = column_major ? divide_up(tokens, teams) * groups : divide_up(tokens * groups, teams);
-  const uint64_t most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
-  const unsigned threads = static_cast<unsigned>(std::min<uint64_t>(most, warps * kWarp));
-  const unsigned blocks = static_cast<unsigned>(divide_up(warps * kWarp, threads));
+  Case which = usual ? choose_case(log, elements << log == length, column_major) : Case::kAny;
+  const unsigned most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
+  Grid grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);
+  if (grid.layers > kMostLayers) {
+    which = Case::kAny;
+    grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);
+  }
   const Start start = log == kWarpLanes ? Start::kBehindLoads : column_major ? row.columns : row.rows;
-  return {true, log, {blocks, threads}, index_of(start, forced), held, elements << log == length};
-}
-
-// The grid of quantize_usual_by_lanes for columns: a block a group, a layer as many tokens as a block has teams.
-inline Grid choose_columns_grid(uint64_t tokens, unsigned groups, const Choice &choice) {
-  const uint64_t threads = std::min<uint64_t>(choice.grid.threads, round_up(tokens << choice.kernel, kWarp));
-  const uint64_t layers = divide_up(tokens << choice.kernel, threads);
-  return {groups, static_cast<unsigned>(threads), 1, static_cast<unsigned>(std::min<uint64_t>(layers, kBeyond))};
+  return {true, log, grid, choose_start(start, forced), held, which};
 }
 
 // How many packs a thread of a block holds, of `segments` segments of `packs` packs over `cluster` blocks.
@@ -175,20 +197,28 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, uns
     if (choice.possible && held > kUsualVectors) break;
     const Grid grid{static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster};
     const Start start = needed == kWarp ? Start::kAtOnce : row.start;
-    choice = {true, i, grid, index_of(start, forced)};
-    if (needed <= row.threads && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
+    choice = {true, i, grid, choose_start(start, forced)};
+    if (needed <= (cluster > 1 ? kClusterThreads : row.threads) && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
   }
   return choice;
 }
 
+// Of blocks of one warp, the index into kLaneElements of what a lane holds; -1 for other blocks.
+inline int held_by_lanes(const Choice &choice, unsigned vector) {
+  if (!choice.possible || choice.grid.threads != kWarp) return -1;
+  for (int i = 0; i < 3; ++i)
+    if (kLaneElements[i] == int(kBlockVectors[choice.kernel] * vector)) return i;
+  return -1;
+}
+
 // How many blocks share a tensor that they hold in registers, or 0 if it is too large for that.
 inline unsigned choose_cluster(uint64_t packs, bool vectors, const Machine &machine, const Forced &forced) {
-  const uint64_t one_block = vectors ? kOneBlock : kOneBlock / 2;
+  const uint64_t most = forced.overlaps ? kOneBlock : kOneBlockAlone, one_block = vectors ? most : kOneBlock / 2;
   if (forced.cluster == kForcedTwoKernels) return 0;
   const unsigned wanted = std::min<unsigned>(forced.cluster, kMostCluster);
   if (forced.cluster) return machine.hopper || wanted == 1 ? wanted : 0;
   if (packs <= one_block) return 1;
-  return machine.hopper && packs <= kOneCluster ? kMostCluster : 0;
+  return machine.hopper && packs <= (forced.overlaps ? kOneCluster : kOneClusterAlone) ? kMostCluster : 0;
 }
 
 // How many packs a thread of quantize_tiles holds; grid.blocks is for the caller, who knows the rows.

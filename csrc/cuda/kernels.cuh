@@ -16,6 +16,10 @@ constexpr int kFloorVectors[] = {1, 2, 4, 8};
 constexpr int kLoopVectors = 4;               // of kernels that loop
 constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case,
 constexpr int kWarpLanes = 5;                   // if it is not a warp
+constexpr int kUsualCases = 2;                  // but kAny
+
+constexpr int index_of(Start start) { return static_cast<int>(start); }
+constexpr int index_of(Case usual) { return static_cast<int>(usual) - 1; }
 
 struct Kernels {
   using BySegments = void (*)(Segments);
@@ -26,10 +30,10 @@ struct Kernels {
   using Row = void (*)(const void *, uint8_t *, float *, uint32_t, const uint32_t *, uint32_t);
   using Floor = void (*)(const void *, uint8_t *, uint64_t, float);
 
-  // The usual case, with vectors. Of the two starts, [0] is at once, [1] behind the loads.
-  BySegments usual_by_lanes[2][2][2][kMostLanes + 1]; // start; rows, columns; kLaneElements; logarithm of lanes
-  BySegments usual_by_warps[2][3];                    // start; kLaneElements
-  ByBlocks usual_by_blocks[2][4];                     // start; kBlockVectors
+  // The usual case, with vectors.
+  BySegments usual_by_lanes[kStarts][kUsualCases][2][kMostLanes + 1]; // ...; kLaneElements; logarithm of lanes
+  BySegments usual_by_warps[kStarts][3];                              // ...; kLaneElements
+  ByBlocks usual_by_blocks[kStarts][2][4];                            // ...; clusters of blocks; kBlockVectors
   LargestOfRow largest_of_row[3];                     // kTileVectors
   Row row[3];
 
@@ -45,7 +49,7 @@ struct Kernels {
 };
 
 template <class Pack, Start kStart, Case kCase, int kLog> constexpr void add_usual_lanes(Kernels &all) {
-  auto &held = all.usual_by_lanes[static_cast<int>(kStart)][kCase == Case::kColumns];
+  auto &held = all.usual_by_lanes[index_of(kStart)][index_of(kCase)];
   held[0][kLog] = quantize_usual_by_lanes<Pack, 1 << kLog, kLaneElements[0] / Pack::kElements, kStart, kCase>;
   held[1][kLog] = quantize_usual_by_lanes<Pack, 1 << kLog, kLaneElements[1] / Pack::kElements, kStart, kCase>;
 }
@@ -57,13 +61,14 @@ template <class Pack, Start kStart, Case kCase> constexpr void add_all_usual_lan
 
 template <class Pack, Start kStart, int kHeld> constexpr void add_usual_warps(Kernels &all) {
   constexpr int kPacks = kLaneElements[kHeld] / Pack::kElements;
-  all.usual_by_warps[static_cast<int>(kStart)][kHeld] =
+  all.usual_by_warps[index_of(kStart)][kHeld] =
       quantize_usual_by_lanes<Pack, kWarp, kPacks, kStart, Case::kRows>;
 }
 
 template <class Pack, Start kStart, int kHeld> constexpr void add_usual_blocks(Kernels &all) {
-  all.usual_by_blocks[static_cast<int>(kStart)][kHeld] =
-      quantize_by_blocks<Pack, kBlockVectors[kHeld], kStart, Case::kRows>;
+  auto &usual = all.usual_by_blocks[index_of(kStart)];
+  usual[false][kHeld] = quantize_by_blocks<Pack, kBlockVectors[kHeld], kStart, Case::kRows, false>;
+  usual[true][kHeld] = quantize_by_blocks<Pack, kBlockVectors[kHeld], kStart, Case::kRows, true>;
 }
 
 template <class Pack, Start kStart> constexpr void add_usual_segments(Kernels &all) {
@@ -81,7 +86,7 @@ template <class Pack, int kLog> constexpr void add_lanes(Kernels &all) {
 }
 
 template <class Pack, int kHeld> constexpr void add_blocks(Kernels &all) {
-  all.by_blocks[kHeld] = quantize_by_blocks<Pack, kBlockVectors[kHeld], kUsualStart, Case::kAny>;
+  all.by_blocks[kHeld] = quantize_by_blocks<Pack, kBlockVectors[kHeld], kUsualStart, Case::kAny, true>;
 }
 
 template <class Input> constexpr Kernels kernels_for() {
@@ -89,6 +94,7 @@ template <class Input> constexpr Kernels kernels_for() {
   using S = Single<Input>;
   Kernels all{};
   add_usual_segments<V, Start::kAtOnce>(all), add_usual_segments<V, Start::kBehindLoads>(all);
+  add_usual_segments<V, Start::kAlone>(all);
   all.largest_of_row[0] = largest_of_row<V, 1>, all.row[0] = quantize_row<V, 1>;
   all.largest_of_row[1] = largest_of_row<V, 2>, all.row[1] = quantize_row<V, 2>;
   all.largest_of_row[2] = largest_of_row<V, 4>, all.row[2] = quantize_row<V, 4>;
@@ -99,7 +105,7 @@ template <class Input> constexpr Kernels kernels_for() {
   all.by_lanes_singly[2] = quantize_by_lanes<S, 4, kLaneSingles, kUsualStart>; // two widths are enough
   all.by_lanes_singly[5] = quantize_by_lanes<S, kWarp, kLaneSingles, kUsualStart>;
   add_blocks<V, 0>(all), add_blocks<V, 1>(all), add_blocks<V, 2>(all), add_blocks<V, 3>(all);
-  all.by_blocks_singly = quantize_by_blocks<S, kSingles, kUsualStart, Case::kAny>;
+  all.by_blocks_singly = quantize_by_blocks<S, kSingles, kUsualStart, Case::kAny, true>;
   all.in_two_passes[0] = quantize_in_two_passes<V, kLoopVectors>;
   all.in_two_passes[1] = quantize_in_two_passes<S, kSingles>;
   all.largest[0] = largest_of_tiles<V, kLoopVectors>, all.largest[1] = largest_of_tiles<S, kSingles>;

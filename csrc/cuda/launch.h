@@ -14,6 +14,11 @@ struct Machine {
   bool hopper = false; // or later: has clusters and programmatic dependent launch
 };
 
+// On a stream, of neighbours that may overlap. (A second kernel of one call may start while the first ends in any case.)
+inline bool overlaps_neighbours(const fp8bench_args &args, const Machine &machine) {
+  return machine.hopper && (args.flags & FP8BENCH_NO_PDL) == 0;
+}
+
 inline cudaError_t read_machine(int device, Machine &machine) {
   const auto get = [device](int &value, cudaDeviceAttr what) { return cudaDeviceGetAttribute(&value, what, device); };
   int threads = 0, major = 0;
@@ -43,9 +48,8 @@ struct Stream {
   cudaStream_t handle;
   bool overlaps; // programmatic dependent launch: the start of a kernel overlaps the end of the one before
 
-  Stream(const fp8bench_args &args, const Machine &machine)
-      : handle(static_cast<cudaStream_t>(args.stream)),
-        overlaps(machine.hopper && (args.flags & FP8BENCH_NO_PDL) == 0) {}
+  Stream(const fp8bench_args &args, bool overlaps) : handle(static_cast<cudaStream_t>(args.stream)), overlaps(overlaps) {}
+  Stream(const fp8bench_args &args, const Machine &machine) : Stream(args, overlaps_neighbours(args, machine)) {}
 };
 
 struct Grid {

@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kMostHidden = int64_t{1} << 30;   // elements of a token
 constexpr int64_t kMostSegments = int64_t{1} << 30; // of a launch; more tokens take several
-constexpr unsigned kMostLayers = 65535;             // of a grid
 constexpr uint64_t kMostUsual = uint64_t{1} << 31;  // packs of a launch in the usual case
 constexpr int kFloorThreads[] = {64, 128, 256, 512, 1024};
 
@@ -87,33 +86,36 @@ bool is_usual(const fp8bench_args &args, bool vectors) {
   return vectors && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
 }
 
-cudaError_t launch_by_lanes(const Segments &all, const Choice &choice, bool vectors, bool usual, const Kernels &kernels,
+cudaError_t launch_by_lanes(Segments all, const Choice &choice, bool vectors, const Kernels &kernels,
                             const Stream &stream) {
-  const bool columns = all.scale_stride != 0;
-  const bool full = choice.full && choice.kernel >= kFewestLanes && choice.kernel <= kMostLanes;
-  const Grid grid = columns && full ? choose_columns_grid(all.tokens, all.groups.size(), choice) : choice.grid;
-  if (usual && full && grid.layers <= kMostLayers)
-    return launch(kernels.usual_by_lanes[choice.start][columns][choice.held][choice.kernel], grid, stream, all);
-  if (usual && !columns && choice.kernel == kWarpLanes)
-    return launch(kernels.usual_by_warps[choice.start][choice.held], choice.grid, stream, all);
-  const auto kernel = vectors ? kernels.by_lanes[choice.held][choice.kernel] : kernels.by_lanes_singly[choice.kernel];
+  all.teams = choice.grid.threads >> choice.kernel;
+  const auto kernel = choice.usual == Case::kAny  ? vectors ? kernels.by_lanes[choice.held][choice.kernel]
+                                                            : kernels.by_lanes_singly[choice.kernel]
+                      : choice.kernel == kWarpLanes ? kernels.usual_by_warps[choice.start][choice.held]
+                                                    : kernels.usual_by_lanes[choice.start][index_of(choice.usual)]
+                                                                            [choice.held][choice.kernel];
   return launch(kernel, choice.grid, stream, all);
 }
 
 cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
   const Stream stream(args, machine);
-  const Forced forced(args);
+  const Forced forced(args, machine);
   const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
   const bool usual = is_usual(args, vectors), columns = all.scale_stride != 0;
   if (choose_warp(segments, all.length, all.packs, vectors, machine, forced)) {
-    const Choice choice = choose_lanes(all.tokens, all.groups.size(), all.length,
-                                       elements_of_pack(args, vectors), columns, machine, forced);
-    return launch_by_lanes(all, choice, vectors, usual, kernels, stream);
+    const Choice choice = choose_lanes(all.tokens, all.groups.size(), all.length, elements_of_pack(args, vectors),
+                                       columns, usual, machine, forced);
+    return launch_by_lanes(all, choice, vectors, kernels, stream);
   }
   const Choice choice = choose_blocks(segments, all.packs, vectors, 1, machine, forced);
+  if (const int held = held_by_lanes(choice, elements_of_pack(args, vectors)); usual && !columns && held >= 0) {
+    Segments one = all;
+    one.teams = 1;
+    return launch(kernels.usual_by_warps[choice.start][held], choice.grid, stream, one);
+  }
   if (choice.possible) {
-    const auto kernel = usual && !columns ? kernels.usual_by_blocks[choice.start][choice.kernel]
+    const auto kernel = usual && !columns ? kernels.usual_by_blocks[choice.start][false][choice.kernel]
                         : vectors         ? kernels.by_blocks[choice.kernel]
                                           : kernels.by_blocks_singly;
     return launch(kernel, choice.grid, stream, all, 1u);
@@ -154,7 +156,7 @@ cudaError_t launch_largest(const fp8bench_args &args, bool vectors, const Machin
   const uint64_t rows = is_contiguous(args) ? 1 : args.tokens;
   const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, vectors);
   const MaximaChoice choice =
-      choose_maxima(rows, packs / rows, vectors ? kLoopVectors : kSingles, machine, Forced(args));
+      choose_maxima(rows, packs / rows, vectors ? kLoopVectors : kSingles, machine, Forced(args, machine));
   blocks = choice.grid.blocks;
   return launch(kernels_of(args).largest[!vectors], choice.grid, Stream(args, machine),
                 tensor_of(args, vectors, choice.tile), static_cast<uint32_t>(choice.tile),
@@ -170,17 +172,17 @@ cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &
                 static_cast<const uint32_t *>(args.workspace), maxima);
 }
 
-// Both kernels of the usual case.
+// Both kernels of the usual case. The second starts while the first ends, whether they overlap their neighbours or not.
 cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &tiles, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
   const Stream stream(args, machine);
   auto *maxima = static_cast<uint32_t *>(args.workspace);
-  const Choice choice = choose_row_maxima(packs, machine, Forced(args));
+  const Choice choice = choose_row_maxima(packs, machine, Forced(args, machine));
   if (cudaError_t error = launch(kernels.largest_of_row[choice.kernel], choice.grid, stream, args.x, packs, maxima))
     return error;
   const auto share = static_cast<uint64_t>(kTileVectors[tiles.kernel]) * tiles.grid.threads;
   const Grid grid{static_cast<unsigned>(divide_up(packs, share)), tiles.grid.threads};
-  return launch(kernels.row[tiles.kernel], grid, stream, args.x, args.codes, args.scales, packs, maxima,
+  return launch(kernels.row[tiles.kernel], grid, Stream(args, machine.hopper), args.x, args.codes, args.scales, packs, maxima,
                 choice.grid.blocks);
 }
 
@@ -194,7 +196,8 @@ cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Ch
   all.packs = static_cast<uint32_t>(all.length / elements_of_pack(args, vectors));
   all.ue8m0 = args.ue8m0;
   const Kernels &kernels = kernels_of(args);
-  const auto kernel = is_usual(args, vectors) ? kernels.usual_by_blocks[choice.start][choice.kernel]
+  const bool cluster = choice.grid.cluster > 1;
+  const auto kernel = is_usual(args, vectors) ? kernels.usual_by_blocks[choice.start][cluster][choice.kernel]
                       : vectors               ? kernels.by_blocks[choice.kernel]
                                               : kernels.by_blocks_singly;
   return launch(kernel, choice.grid, Stream(args, machine), all, choice.grid.cluster);
@@ -204,7 +207,7 @@ int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
   const int64_t elements = args.tokens * args.hidden;
   const bool vectors = vectors_fit(args, is_contiguous(args) ? elements : args.hidden);
   const uint64_t packs = elements / elements_of_pack(args, vectors);
-  const Forced forced(args);
+  const Forced forced(args, machine);
   const unsigned cluster = is_contiguous(args) ? choose_cluster(packs, vectors, machine, forced) : 0;
   const bool given = args.scale_in != nullptr;
   if (!given && cluster > 0) {
@@ -238,14 +241,13 @@ int quantize(const fp8bench_args &args) {
 int cast(const fp8bench_args &args, int variant) {
   const uint64_t elements = args.tokens * args.hidden;
   if (!is_contiguous(args) || !vectors_fit(args, elements)) return refuse(FP8BENCH_UNSUPPORTED, "vectors do not fit");
-  Machine machine;
-  if (cudaError_t error = current_machine(machine)) return finish(error);
   const int kernel = variant / std::size(kFloorThreads);
   const unsigned threads = kFloorThreads[variant % std::size(kFloorThreads)];
   const uint64_t packs = elements / elements_of_pack(args, true);
   if (packs == 0) return finish(cudaSuccess);
   const Grid grid{static_cast<unsigned>(divide_up(packs, uint64_t{threads} * kFloorVectors[kernel])), threads};
-  return finish(launch(kernels_of(args).floor[kernel], grid, Stream(args, machine), args.x, args.codes, packs, 0.5f));
+  return finish(launch(kernels_of(args).floor[kernel], grid, Stream(args, false), args.x, args.codes, packs,
+                       0.5f));
 }
 
 } // namespace

@@ -14,26 +14,28 @@
 
 namespace fp8bench {
 
-// Where segments and scales lie. Segment g of token t is number t * groups + g.
+// Where segments and scales lie. Segment g of token t is number t * groups + g. What the usual case needs comes first:
+// a kernel's parameters begin 16 bytes into a line of 64, and a second line is one more miss before the first load.
 struct Segments {
   const void *x;
   uint8_t *codes;
-  float *scales;         // written, unless
-  const float *scale_in; // the scales are given
-  const float *scale_ub; // or null
-  int64_t x_stride;      // elements between tokens
-  int64_t scale_stride;  // column-major: between groups; 0: row-major
+  float *scales;   // written, unless `scale_in` has them
+  uint32_t last;   // segment
+  uint32_t teams;  // of a block: sets of lanes that share a segment
   uint32_t tokens;
   uint32_t length; // elements
   uint32_t packs;  // of a segment
-  uint32_t last;   // segment
   Size groups;     // of a token
   bool ue8m0;
+  const float *scale_in; // or null
+  const float *scale_ub; // or null
+  int64_t x_stride;      // elements between tokens
+  int64_t scale_stride;  // column-major: between groups; 0: row-major
 };
 
-// What a kernel is compiled for. kRows, kColumns: the usual case, in which many instructions are spared: dynamic scales
-// without bound that are no powers of two, tokens one behind the other, fewer than 2^31 packs; the scales row- or
-// column-major. kAny: everything.
+// What a kernel is compiled for. kAny: everything. The others: the usual case, in which many instructions are spared:
+// dynamic scales without bound that are no powers of two, tokens one behind the other, fewer than 2^31 packs. kRows:
+// row-major scales. kColumns: column-major ones; a warp takes the same group of neighbouring tokens.
 enum class Case { kAny, kRows, kColumns };
 
 struct Segment {
@@ -99,13 +101,14 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
 }
 
 // The usual case of the same. Teams beyond the last segment or token do its work once more, so that nobody asks. A
-// team of less than a warp has as many lanes and packs as fit its segment. Column-major: blockIdx.x is a group.
+// team of less than a warp has as many lanes and packs as fit its segment. kColumns: blockIdx.x is a group.
 template <class Pack, int kLanes, int kPacks, Start kStart, Case kCase>
 __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(const __grid_constant__ Segments all) {
   constexpr bool kFull = kLanes < kWarp;
+  if constexpr (!kRunsHere<kStart>) return;
   let_successor_start_at<kStart, Start::kAtOnce>();
   const uint32_t lane = threadIdx.x % kLanes;
-  const uint32_t team = (kCase == Case::kRows ? blockIdx.x : blockIdx.y) * (blockDim.x / kLanes) + threadIdx.x / kLanes;
+  const uint32_t team = (kCase == Case::kColumns ? blockIdx.y : blockIdx.x) * all.teams + threadIdx.x / kLanes;
   uint32_t number = min(team, all.last), scale_at = number; // of the segment
   if constexpr (kCase == Case::kColumns) { // a block takes a group, blockIdx.x, of neighbouring tokens
     const uint32_t token = min(team, all.tokens - 1);
@@ -118,7 +121,7 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
   const auto *x = static_cast<const typename Pack::Storage *>(all.x) + offset;
   const std::conditional_t<kFull, All, UpTo> bound{all.packs - 1};
   Packs<Pack, kPacks> packs;
-  wait_for_predecessor(x);
+  wait_unless_alone<kStart>(x);
   packs.load(x, first, kLanes, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
@@ -127,19 +130,22 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
 }
 
 // Largest magnitude over the block, or over the cluster that shares the segment.
-static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t cluster) {
+template <bool kSeveral> static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t cluster) {
   __shared__ uint32_t slots[kMostWarps];
 #if __CUDA_ARCH__ >= 900
   if (cluster > 1) return max_of_cluster(value, cluster, slots);
 #endif
-  return max_of_block(value, slots);
+  return max_of_block<kSeveral>(value, slots);
 }
 
-// A block a segment, or a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with a share of
-// its packs.
-template <class Pack, int kPacks, Start kStart, Case kCase>
-__global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
+// A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with
+// a share of its packs. Without the second bound, which is none in the usual case, ptxas spills for the sake of a second
+// block a multiprocessor.
+template <class Pack, int kPacks, Start kStart, Case kCase, bool kClusters>
+__global__ void __launch_bounds__(1024, kCase == Case::kAny) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
   constexpr bool kUsual = kCase != Case::kAny;
+  if constexpr (kUsual && !kRunsHere<kStart>) return;
+  if constexpr (!kClusters) cluster = 1;
   using Storage = typename Pack::Storage;
   let_successor_start_at<kStart, Start::kAtOnce>();
   uint32_t number = blockIdx.x, rank = 0;
@@ -152,15 +158,15 @@ __global__ void __launch_bounds__(1024) quantize_by_blocks(const __grid_constant
   const Segment segment = kUsual ? Segment{number, 0} : segment_of(number, all);
   const uint32_t first = rank * kPacks * blockDim.x + threadIdx.x;
   const std::conditional_t<kUsual, UpTo, Below> bound{kUsual ? all.packs - 1 : all.packs};
-  const size_t offset = static_cast<size_t>(number) * all.length;
+  const size_t offset = static_cast<size_t>(number) * all.length; // in the usual case
   const Storage *x = kUsual ? static_cast<const Storage *>(all.x) + offset : segment.x<Storage>(all);
   Packs<Pack, kPacks> packs;
-  wait_for_predecessor(x);
+  wait_unless_alone<kStart>(x);
   packs.load(x, first, blockDim.x, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
   if (kUsual || all.scale_in == nullptr) {
-    const uint32_t largest = max_of_team(packs.largest(), cluster);
+    const uint32_t largest = max_of_team<kUsual>(packs.largest(), cluster);
     const int64_t at = kUsual ? number : segment.scale(all);
     scale = computed_scale<kCase, typename Pack::Input>(largest, all, at, first == 0);
   } else {
@@ -185,7 +191,7 @@ __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_cons
       packs.load(x, first, blockDim.x, Below{count});
       largest = max(largest, packs.largest());
     }
-    scale = computed_scale<Case::kAny, Input>(max_of_team(largest, 1), all, segment.scale(all), threadIdx.x == 0);
+    scale = computed_scale<Case::kAny, Input>(max_of_team<false>(largest, 1), all, segment.scale(all), threadIdx.x == 0);
   } else {
     scale.value = all.scale_in[segment.scale(all)];
   }

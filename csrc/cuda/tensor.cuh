@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__
       largest = max(largest, packs.largest());
     }
   }
-  largest = max_of_block(largest, slots);
+  largest = max_of_block<false>(largest, slots);
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
 
@@ -65,16 +65,19 @@ template <class Pack, int kPacks>
 __global__ void __launch_bounds__(kMostMaximaThreads) largest_of_row(const void *x, uint32_t packs, uint32_t *maxima) {
   __shared__ uint32_t slots[kMostWarps];
   const uint32_t step = blockDim.x * kPacks;
-  uint32_t first = blockIdx.x * step + threadIdx.x, largest = 0;
+  const UpTo bound{packs - 1};
+  const auto *all = static_cast<const typename Pack::Storage *>(x);
+  uint32_t first = blockIdx.x * step + threadIdx.x;
   Packs<Pack, kPacks> mine;
-  wait_for_predecessor();
+  wait_for_predecessor(all + bound.at(first, 0) * Pack::kElements);
   let_successor_start(); // behind the wait: the second kernel reads x before its own
-  do {
-    mine.load(static_cast<const typename Pack::Storage *>(x), first, blockDim.x, UpTo{packs - 1});
+  mine.load(all, first, blockDim.x, bound);
+  uint32_t largest = mine.largest();
+  while ((first += gridDim.x * step) < packs) {
+    mine.load(all, first, blockDim.x, bound);
     largest = max(largest, mine.largest());
-    first += gridDim.x * step;
-  } while (first < packs);
-  largest = max_of_block(largest, slots);
+  }
+  largest = max_of_block<false>(largest, slots);
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
 

@@ -24,7 +24,6 @@ from ._native import Arguments, NativeError, NativeLibrary, arguments, find_libr
 from .cuda import CudaBackend
 
 SCALE = 2.0  # that the cast divides by
-NO_PDL = 1  # FP8BENCH_NO_PDL
 VECTOR_BYTES = 16
 
 # The launch shapes that the library offers, in its order: variant = index of vectors * len(THREADS) + index of threads.
@@ -100,7 +99,6 @@ class FloorBackend:
         cast, result = self._library.cast, (codes, torch.full((1,), SCALE, device=x.device))
         chosen = choose_variant(x.numel(), x.element_size()) if variant is None else variant
         args = arguments(scheme, x, codes, scales)
-        args.flags = NO_PDL
         device = x.device
 
         def call(_alive: Tensor = x) -> tuple[Tensor, Tensor]:
