@@ -52,7 +52,7 @@ ui: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	PYTHONPATH=. $(BIN)/lint-imports
 
 # A file is one worker's, start to end: its tests share builds, nights, an Airflow.
