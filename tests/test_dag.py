@@ -370,12 +370,23 @@ def test_a_night_a_commit_is_triggered_by_its_own_name(airflow_database: Path, t
     assert dag.schedule is None
     trigger = dag.get_task("trigger")
     assert trigger.partial_kwargs["skip_when_already_exists"]
-    command = [sys.executable, "-m", "fp8bench", "commits", "--json", f"--repo={CHECKOUT}", "--commits=HEAD~2..HEAD"]
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "csrc").mkdir()
+    for number in range(3):
+        (tmp_path / "csrc" / "kernel.cu").write_text(str(number))
+        git("add", "-A")
+        git("commit", "-qm", f"Kernel {number}")
+    command = [sys.executable, "-m", "fp8bench", "commits", "--json", f"--repo={tmp_path}", "--commits=HEAD~2..HEAD"]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
-    first = subprocess.run(
-        ["git", "-C", str(CHECKOUT), "rev-parse", "HEAD~2"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    for entry in json.loads(done.stdout):
+    first, listed = git("rev-parse", "HEAD~2"), json.loads(done.stdout)
+    assert len(listed) == 2
+    for entry in listed:
         assert entry["baseline"] == first
         assert entry["run"] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
 
