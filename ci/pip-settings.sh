@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: tells uv what this machine tells pip (indexes, folders of wheels, certificates, patience).
 # What is set for uv already stays as it is.
 
@@ -7,7 +8,8 @@ _pip_setting() { # NAME: from the environment (PIP_NAME), else from pip's config
     if [ -n "${!variable:-}" ]; then
         echo "${!variable}"
     else
-        python3 -m pip config get "global.$1" 2>/dev/null || true
+        # `pip config get` looks into one file of several; a value of several lines is listed with \n in it
+        python3 -m pip config list 2>/dev/null | sed -n "s/^global\.$1='\(.*\)'\$/\1/p" | sed 's/\\n/ /g'
     fi
 }
 
