@@ -10,7 +10,7 @@ pod      no night: the pod of GPU tasks (fleet/pod-gpu.yaml) as KubernetesExecut
 
 The nights are of this checkout's latest commit, cloned, on the CPU; no GPU is needed, and everything that was started
 is stopped in the end. It prints what ran where, and exits with 0 when the night did what it should.
-Needs the extra `fleet`: uv pip install -c requirements.lock -e '.[fleet]'
+Needs the extra `fleet`: ci/setup fleet
 """
 
 from __future__ import annotations
