@@ -18,6 +18,8 @@ from scipy.special import nctdtr, stdtr, stdtrit  # Student t; scipy.stats takes
 Floats = NDArray[np.float64]
 
 _ROLES = ["baseline", "candidate"]
+# Launches that agree to the last digit (a coarse clock) would give a zero-width interval and a division by zero.
+STILL = 1e-9
 UNSTEADY = 2.0  # times the deviation of a group's median cell: six launches of equal cells differ by less
 
 
@@ -112,8 +114,7 @@ def estimates(
     counted = _by_group(present / counts * share, members, len(names))
     launches = 1 / (counted**2).sum(axis=0)  # as many as there would be if all weighed the same
     variance = (parts**2).sum(axis=0) * launches / (launches - 1)
-    # Launches that agree to the last digit (a coarse clock) would give a zero-width interval and a division by zero.
-    error = np.maximum(np.sqrt(variance), 1e-9)
+    error = np.maximum(np.sqrt(variance), STILL)
     deviation = error * np.sqrt(launches)
     swayed = deviation if earlier is None else _pooled(deviation, launches, earlier.reindex(names))
     margins = np.maximum(margin, spread * swayed)
@@ -137,15 +138,16 @@ def steadiness(table: pd.DataFrame, groups: Sequence[str]) -> pd.Series[float]:
         means = np.where(present, values, 0.0).sum(axis=0) / counts
         squares = np.where(present, values - means, 0.0) ** 2
         deviation = np.sqrt(squares.sum(axis=0) / (counts - 1))
-        known, members = np.where(counts > 1, deviation, np.inf), _numbered(groups)
-        weights = (UNSTEADY * _medians(known, members)[members] / np.maximum(deviation, 1e-9)) ** 2
-    return pd.Series(np.where(weights < 1, weights, 1.0), table.columns)
+    known, members = np.where(counts > 1, np.maximum(deviation, STILL), np.inf), _numbered(groups)[0]
+    with np.errstate(invalid="ignore"):
+        weights = (UNSTEADY * _medians(known, members)[members] / known) ** 2
+    return pd.Series(np.where((weights < 1) & (counts > 1), weights, 1.0), table.columns)
 
 
-def _numbered(groups: Sequence[str]) -> NDArray[np.intp]:
-    """The number of its group for each column."""
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(group, len(number)) for group in groups], dtype=np.intp)
+def _numbered(groups: Sequence[str]) -> tuple[NDArray[np.intp], list[str]]:
+    """The number of its group for each column, and the names of the groups, sorted."""
+    members, names = pd.factorize(np.array(groups, dtype=object), sort=True)
+    return members, list(names)
 
 
 def _medians(values: Floats, members: NDArray[np.intp]) -> Floats:
@@ -190,9 +192,8 @@ def _membership(
     mine = list(compress(columns if groups is None else groups, kept))
     if groups is None:
         return mine, np.arange(len(mine))
-    names = sorted(set(mine))
-    number = {name: index for index, name in enumerate(names)}
-    return names, np.array([number[group] for group in mine], dtype=np.intp)
+    members, names = _numbered(mine)
+    return names, members
 
 
 def _by_group(table: Floats, members: NDArray[np.intp], count: int) -> Floats:

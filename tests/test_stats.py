@@ -152,6 +152,15 @@ def test_a_cell_that_sways_far_more_than_its_group_counts_less() -> None:
     assert (row["upper"], row["p_slower"]) == pytest.approx((plain.upper, plain.p_slower))
 
 
+def test_cells_that_do_not_sway_at_all_count_the_same() -> None:
+    table = pd.DataFrame({"a": [0.01] * 3, "b": [0.02] * 3, "c": [0.01, 0.02, 0.01], "d": [0.01] * 3})
+    found = stats.steadiness(table, ["x", "x", "y", "x"])
+    assert found.to_dict() == {"a": 1, "b": 1, "c": 1, "d": 1}
+    assert stats.estimates(table, 0.0, groups=["x", "x", "y", "x"], weights=found).loc["x", "value"] == pytest.approx(
+        0.04 / 3
+    )
+
+
 @pytest.mark.parametrize(("cells", "launches"), [(5, 3), (5, 6), (25, 6)])
 @pytest.mark.parametrize("unsteady", [1.0, 8.0])
 def test_intervals_of_groups_cover_when_the_same_launches_say_how_much_cells_count(
