@@ -166,6 +166,18 @@ def test_a_planted_arm_is_slower_by_what_was_planted(any_clock: Clock, device: s
     assert statistics.median(effects) == pytest.approx(math.log(1.5), abs=0.1)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.05])
+def test_small_shares_are_planted_exactly_on_a_gpu(share: float) -> None:
+    """The mean of ten measurements is what was planted, to a tenth of a per cent and a twentieth of it."""
+    arm, effects = [_doubling(1 << 22, "cuda")], []
+    clock = clock_for("cuda")
+    for _ in range(10):
+        blocks = clock.quads([arm, arm], quads=10, planted=share)
+        effects.append(plan.effect([plan.Timed(block.quad, block.arm, block.seconds) for block in blocks]))
+    assert statistics.mean(effects) == pytest.approx(math.log1p(share), abs=0.001 + share / 20)
+
+
 def _blocks(effect: float, sway: float, quads: int = 10, seed: int = 1) -> list[plan.Timed]:
     generator = random.Random(seed)
     return [
