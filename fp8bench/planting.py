@@ -43,7 +43,7 @@ def refuse_idle(plan: Mapping[str, float], cells: Iterable[str]) -> None:
     for pattern in plan:
         if pattern not in used:
             raise UsageError(
-                f"planted pattern {pattern!r} is the first to match none of the {len(ids)} cells: "
+                f"planted pattern {pattern!r} matches no cell that an earlier pattern leaves, of {len(ids)} in all: "
                 f"name cells as the suite has them, e.g. {ids[0] if ids else 'cuda/per-token/*'}, the narrowest first."
             )
 

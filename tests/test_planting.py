@@ -51,7 +51,7 @@ def test_what_plants_nothing_is_a_sentence(text: str) -> None:
 def test_a_pattern_without_cells_is_refused_by_name() -> None:
     cells = ["cuda/per-token/bfloat16/16x1024/hot"]
     planting.refuse_idle({"cuda/*": 0.01}, cells)
-    with pytest.raises(UsageError, match=r"'triton/\*' is the first to match none of the 1 cells"):
+    with pytest.raises(UsageError, match=r"'triton/\*' matches no cell that an earlier pattern leaves"):
         planting.refuse_idle({"triton/*": 0.01}, cells)
     with pytest.raises(UsageError, match=r"'cuda/per-token/\*'"):
         planting.refuse_idle({"cuda/*": 0.01, "cuda/per-token/*": 0.02}, cells)
