@@ -9,6 +9,7 @@ import pytest
 from nights import make_night
 
 from fp8bench import alerts, calibration, causes, earlier, planting, records, stages
+from fp8bench.cli import main
 from fp8bench.config import Config, MailSettings, TimingSettings
 from fp8bench.errors import UsageError
 from fp8bench.records import Message, Verdict
@@ -145,6 +146,15 @@ def test_a_planted_night_leaves_nothing_behind(home: Path) -> None:
     assert [[entry.name for entry in held] for held in nights.tracks(nights.read(home / "runs")).values()] == [
         ["tonight"]
     ]
+
+
+def test_the_latest_night_is_one_that_was_not_planted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_night(home / "runs" / "ordinary", created=datetime(2026, 3, 13, 2, tzinfo=UTC))
+    planted_night(home / "runs" / "planted")
+    assert main(["report"]) == 0
+    assert "Planted night" not in capsys.readouterr().out
+    assert main(["report", str(home / "runs" / "planted")]) == 0
+    assert "PLANTED: REGRESSED" in capsys.readouterr().out
 
 
 def test_a_planted_night_is_no_source_of_quiet_launches(home: Path) -> None:
