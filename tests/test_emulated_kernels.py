@@ -25,7 +25,7 @@ ONE_WARP = 14 << 24
 # Each kernel with vectors and without, segments that fill their threads and that do not, one token and many.
 SIZES = {
     "per-tensor": ("1x1", "3x5", "16x1000", "9x4096", "40x2056"),
-    "per-token": ("1x7", "5x96", "3x896", "33x513", "2x9001", "3x70000"),
+    "per-token": ("1x7", "5x96", "3x896", "33x513", "2x9001", "3x70000", "2x70001"),
     "group-1-row": ("3x16",),
     "group-7-row": ("5x35",),
     "group-8-col": ("9x24",),
@@ -39,6 +39,9 @@ SIZES = {
     "group-1024-row": ("3x2048",),
     "group-1024-col": ("3x2048",),
 }
+# No vector fits: tokens begin and end anywhere between two vectors, and share those with their neighbours.
+ODD = ("1x1", "40x1", "5x7", "33x9", "1x1023", "3x1023", "9x1025", "2x4095", "1x7167")
+ODD_GROUPS = ("group-65-row/5x325", "group-100-col/7x600", "group-333-row/9x999", "group-1023-col/3x2046")
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -53,20 +56,27 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> NativeLibrary:
 
 
 def _input(case: Case, gap: int = 0, shift: int = 0) -> Tensor:
-    """Random values with NaN, infinities and zeros in some rows, `gap` elements between rows, from `shift` on."""
+    """Random values with NaN, infinities and zeros in some rows, `gap` elements between rows, from `shift` on.
+
+    NaN lies all around, so that whoever looks farther than a row gets another largest magnitude.
+    """
     values = tensors.random_input(case, "cpu", seed=case.tokens)
     values[1::4, case.hidden // 2] = torch.nan
     values[2::4, case.hidden - 1] = -torch.inf
     values[3::4] = -0.0
-    buffer = torch.empty(shift + case.tokens * (case.hidden + gap), dtype=values.dtype)
-    x = buffer[shift:].view(case.tokens, case.hidden + gap)[:, : case.hidden]
+    stride = case.hidden + gap
+    buffer = torch.full((MARGIN + shift + case.tokens * stride + MARGIN,), torch.nan, dtype=values.dtype)
+    x = buffer[MARGIN + shift :][: case.tokens * stride].view(case.tokens, stride)[:, : case.hidden]
     return x.copy_(values)
 
 
-def _check(library: NativeLibrary, case: Case, x: Tensor, bound: float | None = None, flags: int = 0) -> None:
+def _check(
+    library: NativeLibrary, case: Case, x: Tensor, bound: float | None = None, flags: int = 0, shift: int | None = None
+) -> None:
+    """Codes and scales are the oracle's. The codes lie as badly as x, or `shift` bytes behind an aligned address."""
     scheme = case.scheme
-    around = torch.full((x.numel() + 2 * MARGIN + 1,), tensors.POISON_CODE, dtype=torch.uint8)
-    start = MARGIN + x.storage_offset() % 2  # codes as badly aligned as x
+    around = torch.full((x.numel() + 2 * MARGIN + 8,), tensors.POISON_CODE, dtype=torch.uint8)
+    start = MARGIN + (x.storage_offset() % 8 if shift is None else shift)
     codes = around[start : start + x.numel()].view(x.shape)
     scales = tensors.empty_scales(scheme, *x.shape, "cpu").fill_(tensors.POISON_SCALE)
     scale = scales.clone().uniform_(1e-3, 2.0) if scheme.static else None
@@ -104,6 +114,44 @@ def test_places_in_memory(library: NativeLibrary, scheme: str) -> None:
             for suffix in ("", "-static"):
                 case = Case.parse(f"{scheme}{suffix}/bfloat16/{size}")
                 _check(library, case, _input(case, gap, shift))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("flags", [0, NO_CLUSTER, ONE_WARP], ids=["usual", "two-kernels", "warp"])
+def test_odd_sizes(library: NativeLibrary, dtype: str, flags: int) -> None:
+    for size in ODD:
+        for scheme in ("per-tensor", "per-token", "per-tensor-static", "per-token-static", "per-token-ue8m0"):
+            case = Case.parse(f"{scheme}/{dtype}/{size}")
+            _check(library, case, _input(case), flags=flags)
+
+
+@pytest.mark.parametrize("name", ODD_GROUPS)
+def test_odd_groups(library: NativeLibrary, name: str) -> None:
+    scheme, size = name.split("/")
+    for dtype in DTYPES:
+        for gap in (0, 8, 3):  # of 8: vectors of elements and codes still agree
+            case = Case.parse(f"{scheme}/{dtype}/{size}")
+            _check(library, case, _input(case, gap))
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_odd_places(library: NativeLibrary, shift: int) -> None:
+    """Elements and codes away from a vector by as many elements, so that vectors are taken, and by others."""
+    for size in ("3x1", "3x600", "3x1023", "1x2048"):
+        for name in (f"per-tensor/bfloat16/{size}", f"per-token/float32/{size}", f"per-tensor-static/float16/{size}"):
+            case = Case.parse(name)
+            for of_codes in (shift, shift + 1):
+                for flags in (0, NO_CLUSTER):
+                    _check(library, case, _input(case, shift=shift), flags=flags, shift=of_codes)
+
+
+@pytest.mark.parametrize("size", ["3x5", "3x200", "3x1023", "1x9001"])
+def test_single_elements(library: NativeLibrary, size: str) -> None:
+    """Where x and its codes are not away from vectors by the same number of elements."""
+    for dtype in DTYPES:
+        _check(library, case := Case.parse(f"per-token/{dtype}/{size}"), _input(case), shift=1)
+        for flags in (0, NO_CLUSTER):
+            _check(library, case := Case.parse(f"per-tensor/{dtype}/{size}"), _input(case), flags=flags, shift=1)
 
 
 @pytest.mark.parametrize("bound", [0.5, 0.0, float("inf"), float("nan")])

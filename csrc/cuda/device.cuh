@@ -10,6 +10,13 @@ constexpr int kWarp = 32;
 constexpr int kMostWarps = 32;  // in a block
 constexpr int kMostCluster = 8; // blocks in a cluster
 
+// Blocks of kMostWarps warps that a multiprocessor has room for.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int kLargestBlocks = 1;
+#else
+constexpr int kLargestBlocks = 2;
+#endif
+
 // ---- Programmatic dependent launch --------------------------------------------------------------------------
 // A kernel may start while its predecessor on the stream still runs. It must wait before it touches memory that an
 // earlier kernel wrote, reads or will overwrite; every block waits, so that a kernel that is complete has complete

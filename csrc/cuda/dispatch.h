@@ -65,6 +65,8 @@ constexpr ByTiles kByTiles[] = {
     {kBeyond, 4, 4, 4, 128},
 };
 
+constexpr unsigned kAnyAtOnce = 4;     // sixteenths as above: to there blocks of kernels for any case start at once
+constexpr int kMostFewLanes = 4 * kLaneSingles; // elements: longer segments are a warp's, unless they are whole vectors
 constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
 constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp takes by itself, where in all
 constexpr unsigned kWarpElements = 32; // there are more, in sixteenths as above, and tokens are at least
@@ -79,6 +81,10 @@ constexpr int kMaximaUnit = 128;          // blocks
 constexpr int kMostMaxima = 1024;         // blocks that look for the largest magnitude, at most
 constexpr int kMaximaThreads = 512;       // of such a block
 constexpr unsigned kMostLayers = 65535;   // of a grid
+
+// How segments, or a tensor, lie in memory. kWhole: each begins and ends between two vectors. kAnywhere: vectors of
+// elements and of codes are at the same places, but they begin and end anywhere. kSingles: not even that.
+enum class Fit { kSingles, kAnywhere, kWhole };
 
 // ---- What a caller forces, for measuring --------------------------------------------------------------------
 
@@ -164,15 +170,17 @@ inline Grid choose_lanes_grid(uint64_t tokens, uint64_t groups, int log, unsigne
   return {static_cast<unsigned>(divide_up(warps * kWarp, threads)), threads};
 }
 
-// How many lanes share a segment of `length` elements, `vector` to a vector or 1.
-inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t length, unsigned vector, bool column_major,
+// How many lanes share a segment of `packs` packs of `vector` elements, or 1.
+inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, unsigned vector, Fit fit, bool column_major,
                            bool usual, const Machine &machine, const Forced &forced) {
-  const ByLanes &row = row_for(weight(tokens * groups * length / vector, vector > 1), kByLanes, machine);
+  const uint64_t length = packs * vector;
+  const ByLanes &row = row_for(weight(tokens * groups * packs, vector > 1), kByLanes, machine);
   const int held = vector > 1 ? choose_held(vector < 8 ? kLaneElements[0] : row.held, length, vector, forced) : 0;
   const uint64_t elements = vector > 1 ? kLaneElements[held] : kLaneSingles;
   int log = 0;
   while (elements << log < length) ++log;
-  if (vector == 1) log = log <= 2 ? 2 : kWarpLanes; // the widths that there are
+  if (fit == Fit::kAnywhere) log = kWarpLanes;
+  if (fit == Fit::kSingles) log = length <= kMostFewLanes ? 2 : kWarpLanes; // the widths that there are
   Case which = usual ? choose_case(log, elements << log == length, column_major) : Case::kAny;
   const unsigned most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
   Grid grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);
@@ -185,10 +193,11 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t length, un
 }
 
 // How many packs a thread of a block holds, of `segments` segments of `packs` packs over `cluster` blocks.
-inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, unsigned cluster, const Machine &machine,
-                            const Forced &forced) {
-  const uint64_t share = divide_up(packs, cluster);
-  const ByBlocks &row = row_for(weight(segments * packs, vectors), kByBlocks, machine);
+inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, bool usual, unsigned cluster,
+                            const Machine &machine, const Forced &forced) {
+  const uint64_t share = divide_up(packs, cluster), in_all = weight(segments * packs, vectors);
+  const ByBlocks &row = row_for(in_all, kByBlocks, machine);
+  const bool few = in_all <= uint64_t(machine.threads) * kAnyAtOnce / 16;
   Choice choice;
   for (int i = 0; i < (vectors ? 4 : 1); ++i) {
     const unsigned held = vectors ? kBlockVectors[i] : kSingles;
@@ -196,7 +205,8 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, uns
     if (needed > 1024 || (forced.vectors && vectors && held != forced.vectors)) continue;
     if (choice.possible && held > kUsualVectors) break;
     const Grid grid{static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster};
-    const Start start = needed == kWarp ? Start::kAtOnce : row.start;
+    const Start any = few ? Start::kAtOnce : Start::kBehindLoads;
+    const Start start = !usual ? any : needed == kWarp ? Start::kAtOnce : row.start;
     choice = {true, i, grid, choose_start(start, forced)};
     if (needed <= (cluster > 1 ? kClusterThreads : row.threads) && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
   }

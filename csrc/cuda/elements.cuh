@@ -131,7 +131,7 @@ private:
   }
 };
 
-// One element, at any address: for sizes and pointers that vectors do not fit.
+// One element, at any address: for what vectors do not fit.
 template <class Dtype> struct Single {
   using Input = Dtype;
   using Storage = typename Input::Storage;
@@ -154,13 +154,15 @@ struct Scale {
   __device__ __forceinline__ bool is_own() const { return computed && bits_of(value) < kInfinity; }
 };
 
-// Which of a thread's packs there are: the bound of packs in a piece of memory.
+// Which of a thread's packs there are: the bound of packs in a piece of memory, which begins with the first of them.
 struct Below { // those below `count`; in place of the others are zeros, which change no maximum
+  static constexpr uint32_t head = 0;
   uint32_t count;
   __device__ __forceinline__ bool has(uint32_t first, uint32_t step) const { return first + step < count; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return first + step; }
 };
 struct UpTo { // in place of those beyond `last` is `last` again: nobody asks, and the same bytes are written again
+  static constexpr uint32_t head = 0;
   uint32_t last;
   __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return true; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return min(first + step, last); }
@@ -217,6 +219,59 @@ template <class Pack, int kPacks> struct Packs {
     for (int v = 0; v < kPacks; ++v)
       if (bound.has(first, v * stride))
         packs[v].store(codes + bound.at(first, v * stride) * Pack::kElements, quotient);
+  }
+};
+
+// ---- Elements that begin and end anywhere ---------------------------------------------------------------------
+// Elements and codes have their whole packs at the same places: where x is a multiple of 16 bytes, a pack of codes can be
+// stored at once. Fewer than a pack are left over at either end: each is one thread's, as neighbours share those packs.
+
+// What a thread takes of what is left over: element `mine`, or none. The bound of its one pack of a `Single`.
+struct Edge {
+  bool there;
+  size_t mine;
+  __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return there; }
+  __device__ __forceinline__ size_t at(uint32_t, uint32_t) const { return mine; }
+};
+
+// `head` elements, then `body` in whole packs, then `tail`.
+static __device__ __forceinline__ Edge edge_of(uint32_t thread, uint32_t head, size_t body, uint32_t tail) {
+  return {thread < head + tail, thread < head ? thread : thread + body};
+}
+
+template <class Input> using EdgePack = Packs<Single<Input>, 1>;
+
+// The bound of `length` elements at `x`.
+template <class Pack> struct Anywhere {
+  uint32_t head, packs, tail; // elements, packs, elements
+
+  __device__ __forceinline__ Anywhere(const typename Pack::Storage *x, uint32_t length) {
+    const auto number = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(x) / sizeof(*x)); // of elements before x
+    head = min((0 - number) % Pack::kElements, length);
+    packs = (length - head) / Pack::kElements, tail = (length - head) % Pack::kElements;
+  }
+  __device__ __forceinline__ Below whole() const { return {packs}; }
+  __device__ __forceinline__ Edge edge(uint32_t thread) const {
+    return edge_of(thread, head, size_t{packs} * Pack::kElements, tail);
+  }
+};
+
+// The packs of one thread, as above, and its element of those left over. The first threads of all have those: at least
+// as many as two packs have elements.
+template <class Pack, int kPacks> struct PacksAnywhere {
+  Packs<Pack, kPacks> packs;
+  EdgePack<typename Pack::Input> edge;
+
+  __device__ __forceinline__ void load(const typename Pack::Storage *x, uint32_t first, uint32_t stride,
+                                       const Anywhere<Pack> &bound) {
+    packs.load(x + bound.head, first, stride, bound.whole());
+    edge.load(x, 0, 0, bound.edge(first));
+  }
+  __device__ __forceinline__ uint32_t largest() const { return max(packs.largest(), edge.largest()); }
+  __device__ __forceinline__ void store(uint8_t *codes, uint32_t first, uint32_t stride, const Anywhere<Pack> &bound,
+                                        const Scale &scale) const {
+    packs.store(codes + bound.head, first, stride, bound.whole(), scale);
+    edge.store(codes, 0, 0, bound.edge(first), scale);
   }
 };
 

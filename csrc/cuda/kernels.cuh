@@ -40,7 +40,7 @@ struct Kernels {
   // Any case. Where there are two rows: with vectors, with single elements.
   BySegments by_lanes[3][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
   BySegments by_lanes_singly[6];
-  ByBlocks by_blocks[4]; // kBlockVectors
+  ByBlocks by_blocks[2][4]; // start at once, behind the loads; kBlockVectors
   ByBlocks by_blocks_singly;
   BySegments in_two_passes[2];
   Largest largest[2];
@@ -86,7 +86,9 @@ template <class Pack, int kLog> constexpr void add_lanes(Kernels &all) {
 }
 
 template <class Pack, int kHeld> constexpr void add_blocks(Kernels &all) {
-  all.by_blocks[kHeld] = quantize_by_blocks<Pack, kBlockVectors[kHeld], kUsualStart, Case::kAny, true>;
+  constexpr int kPacks = kBlockVectors[kHeld];
+  all.by_blocks[0][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kAtOnce, Case::kAny, true>;
+  all.by_blocks[1][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kBehindLoads, Case::kAny, true>;
 }
 
 template <class Input> constexpr Kernels kernels_for() {

@@ -41,16 +41,25 @@ const Kernels &kernels_of(const fp8bench_args &args) {
 
 bool is_contiguous(const fp8bench_args &args) { return args.tokens <= 1 || args.x_stride == args.hidden; }
 
-// Whether every piece of `length` elements, at multiples of it in a token, can be read and written as vectors.
-bool vectors_fit(const fp8bench_args &args, int64_t length) {
-  const int64_t bytes = element_bytes(args), elements = 16 / bytes;
-  const bool rows = is_contiguous(args) || args.x_stride % elements == 0;
-  const bool pointers = reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
-                        reinterpret_cast<uintptr_t>(args.codes) % static_cast<uintptr_t>(elements) == 0;
-  return rows && pointers && length % elements == 0;
+int64_t elements_of_vector(const fp8bench_args &args) { return 16 / element_bytes(args); }
+
+int64_t elements_of_pack(const fp8bench_args &args, Fit fit) {
+  return fit == Fit::kSingles ? 1 : elements_of_vector(args);
 }
 
-int64_t elements_of_pack(const fp8bench_args &args, bool vectors) { return vectors ? 16 / element_bytes(args) : 1; }
+// Elements between x and the vector boundary before it.
+int64_t elements_into_vector(const fp8bench_args &args) {
+  return reinterpret_cast<uintptr_t>(args.x) / element_bytes(args) % elements_of_vector(args);
+}
+
+// How pieces of `length` elements, at multiples of it in a token, fit vectors.
+Fit fit_of(const fp8bench_args &args, int64_t length) {
+  const int64_t elements = elements_of_vector(args), x = elements_into_vector(args);
+  const int64_t codes = reinterpret_cast<uintptr_t>(args.codes) % static_cast<uintptr_t>(elements);
+  const bool alike = is_contiguous(args) || (args.x_stride - args.hidden) % elements == 0; // in all tokens
+  if (x != codes || !alike) return Fit::kSingles;
+  return x == 0 && length % elements == 0 ? Fit::kWhole : Fit::kAnywhere;
+}
 
 // Kernels wait on an address that is not null (device.cuh), also where an empty tensor gives them nothing to read.
 const void *first_read(const fp8bench_args &args) { return args.x != nullptr ? args.x : args.scales; }
@@ -58,7 +67,7 @@ const void *first_read(const fp8bench_args &args) { return args.x != nullptr ? a
 // ---- One scale for every segment of a token -----------------------------------------------------------------
 
 // A launch over `tokens` tokens from `token` on.
-Segments segments_of(const fp8bench_args &args, bool vectors, int64_t token, int64_t tokens) {
+Segments segments_of(const fp8bench_args &args, Fit fit, int64_t token, int64_t tokens) {
   const int64_t length = args.group > 0 ? args.group : args.hidden;
   const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
   const int64_t scale = token * (args.column_major ? 1 : groups);
@@ -72,7 +81,7 @@ Segments segments_of(const fp8bench_args &args, bool vectors, int64_t token, int
   all.scale_stride = args.column_major && args.tokens > 1 ? args.tokens : 0; // of one token, both orders are one
   all.tokens = static_cast<uint32_t>(tokens);
   all.length = static_cast<uint32_t>(length);
-  all.packs = static_cast<uint32_t>(length / elements_of_pack(args, vectors));
+  all.packs = static_cast<uint32_t>(length / elements_of_pack(args, fit));
   all.last = static_cast<uint32_t>(tokens * groups - 1);
   all.groups = Size(static_cast<uint32_t>(groups));
   all.ue8m0 = args.ue8m0;
@@ -80,44 +89,50 @@ Segments segments_of(const fp8bench_args &args, bool vectors, int64_t token, int
 }
 
 // Whether the kernels for the usual case will do, which know no options, gaps, single elements or 64-bit offsets.
-bool is_usual(const fp8bench_args &args, bool vectors) {
+bool is_usual(const fp8bench_args &args, Fit fit) {
   const bool options = args.scale_in != nullptr || args.scale_ub != nullptr || args.ue8m0 != 0;
-  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, true);
-  return vectors && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
+  const uint64_t packs = args.tokens * args.hidden / elements_of_vector(args);
+  return fit == Fit::kWhole && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
 }
 
-cudaError_t launch_by_lanes(Segments all, const Choice &choice, bool vectors, const Kernels &kernels,
-                            const Stream &stream) {
+cudaError_t launch_by_lanes(Segments all, const Choice &choice, Fit fit, const Kernels &kernels, const Stream &stream) {
   all.teams = choice.grid.threads >> choice.kernel;
-  const auto kernel = choice.usual == Case::kAny  ? vectors ? kernels.by_lanes[choice.held][choice.kernel]
-                                                            : kernels.by_lanes_singly[choice.kernel]
+  const bool singly = fit == Fit::kSingles;
+  const auto kernel = choice.usual == Case::kAny  ? singly ? kernels.by_lanes_singly[choice.kernel]
+                                                           : kernels.by_lanes[choice.held][choice.kernel]
                       : choice.kernel == kWarpLanes ? kernels.usual_by_warps[choice.start][choice.held]
                                                     : kernels.usual_by_lanes[choice.start][index_of(choice.usual)]
                                                                             [choice.held][choice.kernel];
   return launch(kernel, choice.grid, stream, all);
 }
 
-cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, bool vectors, const Machine &machine) {
+// The kernel for any case.
+Kernels::ByBlocks any_by_blocks(const Kernels &kernels, const Choice &choice, Fit fit) {
+  if (fit == Fit::kSingles) return kernels.by_blocks_singly;
+  return kernels.by_blocks[choice.start != index_of(Start::kAtOnce)][choice.kernel];
+}
+
+cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, Fit fit, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
   const Stream stream(args, machine);
   const Forced forced(args, machine);
   const uint64_t segments = uint64_t{all.tokens} * all.groups.size();
-  const bool usual = is_usual(args, vectors), columns = all.scale_stride != 0;
+  const bool usual = is_usual(args, fit), columns = all.scale_stride != 0;
+  const bool vectors = fit != Fit::kSingles;
   if (choose_warp(segments, all.length, all.packs, vectors, machine, forced)) {
-    const Choice choice = choose_lanes(all.tokens, all.groups.size(), all.length, elements_of_pack(args, vectors),
+    const Choice choice = choose_lanes(all.tokens, all.groups.size(), all.packs, elements_of_pack(args, fit), fit,
                                        columns, usual, machine, forced);
-    return launch_by_lanes(all, choice, vectors, kernels, stream);
+    return launch_by_lanes(all, choice, fit, kernels, stream);
   }
-  const Choice choice = choose_blocks(segments, all.packs, vectors, 1, machine, forced);
-  if (const int held = held_by_lanes(choice, elements_of_pack(args, vectors)); usual && !columns && held >= 0) {
+  const Choice choice = choose_blocks(segments, all.packs, vectors, usual && !columns, 1, machine, forced);
+  if (const int held = held_by_lanes(choice, elements_of_pack(args, fit)); usual && !columns && held >= 0) {
     Segments one = all;
     one.teams = 1;
     return launch(kernels.usual_by_warps[choice.start][held], choice.grid, stream, one);
   }
   if (choice.possible) {
     const auto kernel = usual && !columns ? kernels.usual_by_blocks[choice.start][false][choice.kernel]
-                        : vectors         ? kernels.by_blocks[choice.kernel]
-                                          : kernels.by_blocks_singly;
+                                          : any_by_blocks(kernels, choice, fit);
     return launch(kernel, choice.grid, stream, all, 1u);
   }
   return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
@@ -127,48 +142,54 @@ int quantize_segments(const fp8bench_args &args, const Machine &machine) {
   const int64_t length = args.group > 0 ? args.group : args.hidden;
   const int64_t groups = args.group > 0 ? args.hidden / args.group : 1;
   const int64_t most_tokens = kMostSegments / std::max<int64_t>(groups, 1);
-  const bool vectors = vectors_fit(args, length);
+  Fit fit = fit_of(args, length);
+  if (fit == Fit::kAnywhere && length <= kMostFewLanes) fit = Fit::kSingles; // a warp would be too much
   for (int64_t token = 0; token < args.tokens && groups > 0; token += most_tokens) {
-    const Segments all = segments_of(args, vectors, token, std::min(most_tokens, args.tokens - token));
-    if (cudaError_t error = launch_segments(args, all, vectors, machine)) return finish(error);
+    const Segments all = segments_of(args, fit, token, std::min(most_tokens, args.tokens - token));
+    if (cudaError_t error = launch_segments(args, all, fit, machine)) return finish(error);
   }
   return finish(cudaSuccess);
 }
 
 // ---- One scale for the tensor -------------------------------------------------------------------------------
 
-// Rows cut into tiles of at most `tile` packs.
-Tensor tensor_of(const fp8bench_args &args, bool vectors, uint64_t tile) {
-  const int64_t elements = elements_of_pack(args, vectors);
+// Rows cut into tiles of at most `tile` packs. Of several rows whole packs alone.
+Tensor tensor_of(const fp8bench_args &args, Fit fit, uint64_t tile) {
+  const int64_t elements = elements_of_pack(args, fit);
   const bool one_row = is_contiguous(args);
+  const int64_t row = one_row ? args.tokens * args.hidden : args.hidden;
+  const int64_t head = fit == Fit::kAnywhere ? std::min((elements - elements_into_vector(args)) % elements, row) : 0;
   Tensor tensor{};
-  tensor.x = args.x, tensor.codes = args.codes;
+  tensor.x = static_cast<const char *>(args.x) + head * element_bytes(args), tensor.codes = args.codes + head;
+  tensor.head = static_cast<uint32_t>(head), tensor.tail = static_cast<uint32_t>((row - head) % elements);
   tensor.scale = args.scales, tensor.scale_in = args.scale_in, tensor.scale_ub = args.scale_ub;
   tensor.x_stride = args.x_stride;
-  tensor.row = (one_row ? args.tokens * args.hidden : args.hidden) / elements;
+  tensor.row = (row - head) / elements;
   tensor.rows = one_row ? 1 : static_cast<uint32_t>(args.tokens);
   tensor.tiles = Size(static_cast<uint32_t>(std::max<uint64_t>(divide_up(tensor.row, tile), 1)));
   tensor.ue8m0 = args.ue8m0;
   return tensor;
 }
 
-cudaError_t launch_largest(const fp8bench_args &args, bool vectors, const Machine &machine, unsigned &blocks) {
+cudaError_t launch_largest(const fp8bench_args &args, Fit fit, const Machine &machine, unsigned &blocks) {
+  const bool singly = fit == Fit::kSingles;
   const uint64_t rows = is_contiguous(args) ? 1 : args.tokens;
-  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, vectors);
+  const uint64_t packs = args.tokens * args.hidden / elements_of_pack(args, fit);
   const MaximaChoice choice =
-      choose_maxima(rows, packs / rows, vectors ? kLoopVectors : kSingles, machine, Forced(args, machine));
+      choose_maxima(rows, packs / rows, singly ? kSingles : kLoopVectors, machine, Forced(args, machine));
   blocks = choice.grid.blocks;
-  return launch(kernels_of(args).largest[!vectors], choice.grid, Stream(args, machine),
-                tensor_of(args, vectors, choice.tile), static_cast<uint32_t>(choice.tile),
+  return launch(kernels_of(args).largest[singly], choice.grid, Stream(args, machine),
+                tensor_of(args, fit, choice.tile), static_cast<uint32_t>(choice.tile),
                 static_cast<uint32_t *>(args.workspace));
 }
 
-cudaError_t launch_tiles(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine,
+cudaError_t launch_tiles(const fp8bench_args &args, Fit fit, const Choice &choice, const Machine &machine,
                          unsigned maxima) {
-  const uint64_t held = vectors ? kTileVectors[choice.kernel] : kSingles;
-  const Tensor tensor = tensor_of(args, vectors, held * choice.grid.threads);
+  const bool singly = fit == Fit::kSingles;
+  const uint64_t held = singly ? kSingles : kTileVectors[choice.kernel];
+  const Tensor tensor = tensor_of(args, fit, held * choice.grid.threads);
   const Grid grid{tensor.tiles.size() * tensor.rows, choice.grid.threads};
-  return launch(kernels_of(args).tiles[!vectors][choice.kernel], grid, Stream(args, machine), tensor,
+  return launch(kernels_of(args).tiles[singly][choice.kernel], grid, Stream(args, machine), tensor,
                 static_cast<const uint32_t *>(args.workspace), maxima);
 }
 
@@ -187,41 +208,43 @@ cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &
 }
 
 // The whole tensor as one segment, which `cluster` blocks hold in registers.
-cudaError_t launch_one_segment(const fp8bench_args &args, bool vectors, const Choice &choice, const Machine &machine) {
+cudaError_t launch_one_segment(const fp8bench_args &args, Fit fit, const Choice &choice, const Machine &machine) {
   Segments all{};
   all.x = first_read(args);
   all.codes = args.codes, all.scales = args.scales, all.scale_ub = args.scale_ub;
   all.tokens = 1;
   all.length = static_cast<uint32_t>(args.tokens * args.hidden);
-  all.packs = static_cast<uint32_t>(all.length / elements_of_pack(args, vectors));
+  all.packs = static_cast<uint32_t>(all.length / elements_of_pack(args, fit));
   all.ue8m0 = args.ue8m0;
   const Kernels &kernels = kernels_of(args);
   const bool cluster = choice.grid.cluster > 1;
-  const auto kernel = is_usual(args, vectors) ? kernels.usual_by_blocks[choice.start][cluster][choice.kernel]
-                      : vectors               ? kernels.by_blocks[choice.kernel]
-                                              : kernels.by_blocks_singly;
+  const auto kernel = is_usual(args, fit) ? kernels.usual_by_blocks[choice.start][cluster][choice.kernel]
+                                          : any_by_blocks(kernels, choice, fit);
   return launch(kernel, choice.grid, Stream(args, machine), all, choice.grid.cluster);
 }
 
 int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
   const int64_t elements = args.tokens * args.hidden;
-  const bool vectors = vectors_fit(args, is_contiguous(args) ? elements : args.hidden);
-  const uint64_t packs = elements / elements_of_pack(args, vectors);
+  const bool one_row = is_contiguous(args);
+  Fit fit = fit_of(args, one_row ? elements : args.hidden);
+  if (fit == Fit::kAnywhere && !one_row) fit = Fit::kSingles; // the kernels know the ends of one row alone
+  const bool vectors = fit != Fit::kSingles;
+  const uint64_t packs = elements / elements_of_pack(args, fit);
   const Forced forced(args, machine);
-  const unsigned cluster = is_contiguous(args) ? choose_cluster(packs, vectors, machine, forced) : 0;
+  const unsigned cluster = one_row ? choose_cluster(packs, vectors, machine, forced) : 0;
   const bool given = args.scale_in != nullptr;
   if (!given && cluster > 0) {
-    const Choice choice = choose_blocks(1, packs, vectors, cluster, machine, forced);
-    if (choice.possible) return finish(launch_one_segment(args, vectors, choice, machine));
+    const Choice choice = choose_blocks(1, packs, vectors, is_usual(args, fit), cluster, machine, forced);
+    if (choice.possible) return finish(launch_one_segment(args, fit, choice, machine));
   }
   const Choice choice = choose_tiles(packs, vectors, machine, forced);
   if (!choice.possible) return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
   if (!given && args.workspace == nullptr) return refuse(FP8BENCH_BAD_ARGUMENT, "workspace is null");
-  if (is_usual(args, vectors)) return finish(launch_row(args, static_cast<uint32_t>(packs), choice, machine));
+  if (is_usual(args, fit)) return finish(launch_row(args, static_cast<uint32_t>(packs), choice, machine));
   unsigned maxima = 0;
   if (!given)
-    if (cudaError_t error = launch_largest(args, vectors, machine, maxima)) return finish(error);
-  return finish(launch_tiles(args, vectors, choice, machine, maxima));
+    if (cudaError_t error = launch_largest(args, fit, machine, maxima)) return finish(error);
+  return finish(launch_tiles(args, fit, choice, machine, maxima));
 }
 
 int quantize(const fp8bench_args &args) {
@@ -240,10 +263,11 @@ int quantize(const fp8bench_args &args) {
 
 int cast(const fp8bench_args &args, int variant) {
   const uint64_t elements = args.tokens * args.hidden;
-  if (!is_contiguous(args) || !vectors_fit(args, elements)) return refuse(FP8BENCH_UNSUPPORTED, "vectors do not fit");
+  const bool fits = is_contiguous(args) && fit_of(args, elements) == Fit::kWhole;
+  if (!fits) return refuse(FP8BENCH_UNSUPPORTED, "vectors do not fit");
   const int kernel = variant / std::size(kFloorThreads);
   const unsigned threads = kFloorThreads[variant % std::size(kFloorThreads)];
-  const uint64_t packs = elements / elements_of_pack(args, true);
+  const uint64_t packs = elements / elements_of_vector(args);
   if (packs == 0) return finish(cudaSuccess);
   const Grid grid{static_cast<unsigned>(divide_up(packs, uint64_t{threads} * kFloorVectors[kernel])), threads};
   return finish(launch(kernels_of(args).floor[kernel], grid, Stream(args, false), args.x, args.codes, packs,

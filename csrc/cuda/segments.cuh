@@ -24,7 +24,7 @@ struct Segments {
   uint32_t teams;  // of a block: sets of lanes that share a segment
   uint32_t tokens;
   uint32_t length; // elements
-  uint32_t packs;  // of a segment
+  uint32_t packs;  // of a segment, at most
   Size groups;     // of a token
   bool ue8m0;
   const float *scale_in; // or null
@@ -70,13 +70,26 @@ static __device__ __forceinline__ Scale computed_scale(uint32_t pattern, const S
   return {scale, bound == nullptr};
 }
 
+// The packs of a thread, and the bound of those of a segment.
+template <bool kAnywhere, class Pack, int kPacks>
+using PacksOf = std::conditional_t<kAnywhere, PacksAnywhere<Pack, kPacks>, Packs<Pack, kPacks>>;
+
+template <bool kUsual, bool kAnywhere, class Pack>
+static __device__ __forceinline__ auto bound_of(const typename Pack::Storage *x, uint32_t length, uint32_t packs) {
+  if constexpr (kUsual) return UpTo{packs - 1};
+  else if constexpr (kAnywhere) return Anywhere<Pack>(x, length);
+  else return Below{packs};
+}
+
 constexpr int kMostLaneThreads = 256; // of a block of quantize_by_lanes
 
 // kLanes neighbouring lanes a segment. Row-major: a warp's teams take neighbouring segments. Column-major: they take
-// the same group of neighbouring tokens, so that their scales lie side by side.
+// the same group of neighbouring tokens, so that their scales lie side by side. What a whole warp takes as vectors may
+// begin and end anywhere.
 template <class Pack, int kLanes, int kPacks, Start kStart>
 __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __grid_constant__ Segments all) {
   constexpr uint32_t kTeams = kWarp / kLanes;
+  constexpr bool kAnywhere = kLanes == kWarp && Pack::kElements > 1;
   let_successor_start_at<kStart, Start::kAtOnce>();
   const uint32_t warp = blockIdx.x * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   const uint32_t team = threadIdx.x % kWarp / kLanes, lane = threadIdx.x % kLanes;
@@ -84,10 +97,10 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
   if (all.scale_stride != 0) segment.token = segment.token * kTeams + team;
 
   const bool inside = segment.token < all.tokens; // the others help to reduce
-  const Below bound{inside ? all.packs : 0};
-  Packs<Pack, kPacks> packs;
   const auto *x = segment.x<typename Pack::Storage>(all);
-  wait_for_predecessor(x);
+  const auto bound = bound_of<false, kAnywhere, Pack>(x, inside ? all.length : 0, inside ? all.packs : 0);
+  PacksOf<kAnywhere, Pack, kPacks> packs;
+  wait_for_predecessor(x + bound.head);
   packs.load(x, lane, kLanes, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
@@ -139,12 +152,14 @@ template <bool kSeveral> static __device__ __forceinline__ uint32_t max_of_team(
 }
 
 // A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with
-// a share of its packs. Without the second bound, which is none in the usual case, ptxas spills for the sake of a second
-// block a multiprocessor.
+// a share of its packs. But in the usual case, a segment of vectors may begin and end anywhere. The second bound is none in
+// the usual case; otherwise ptxas would spill for the sake of a second block a multiprocessor where packs are many, and
+// spare no registers for it where they are few.
 template <class Pack, int kPacks, Start kStart, Case kCase, bool kClusters>
-__global__ void __launch_bounds__(1024, kCase == Case::kAny) quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
-  constexpr bool kUsual = kCase != Case::kAny;
-  if constexpr (kUsual && !kRunsHere<kStart>) return;
+__global__ void __launch_bounds__(1024, kCase != Case::kAny ? 0 : kPacks <= 2 ? kLargestBlocks : 1)
+    quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
+  constexpr bool kUsual = kCase != Case::kAny, kAnywhere = !kUsual && Pack::kElements > 1;
+  if constexpr ((kUsual || kStart == Start::kAtOnce) && !kRunsHere<kStart>) return;
   if constexpr (!kClusters) cluster = 1;
   using Storage = typename Pack::Storage;
   let_successor_start_at<kStart, Start::kAtOnce>();
@@ -157,11 +172,11 @@ __global__ void __launch_bounds__(1024, kCase == Case::kAny) quantize_by_blocks(
 #endif
   const Segment segment = kUsual ? Segment{number, 0} : segment_of(number, all);
   const uint32_t first = rank * kPacks * blockDim.x + threadIdx.x;
-  const std::conditional_t<kUsual, UpTo, Below> bound{kUsual ? all.packs - 1 : all.packs};
   const size_t offset = static_cast<size_t>(number) * all.length; // in the usual case
   const Storage *x = kUsual ? static_cast<const Storage *>(all.x) + offset : segment.x<Storage>(all);
-  Packs<Pack, kPacks> packs;
-  wait_unless_alone<kStart>(x);
+  const auto bound = bound_of<kUsual, kAnywhere, Pack>(x, all.length, all.packs);
+  PacksOf<kAnywhere, Pack, kPacks> packs;
+  wait_unless_alone<kStart>(x + bound.head);
   packs.load(x, first, blockDim.x, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
@@ -181,14 +196,18 @@ __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_cons
   using Input = typename Pack::Input;
   const Segment segment = segment_of(blockIdx.x, all);
   const typename Pack::Storage *x = segment.x<typename Pack::Storage>(all);
-  const uint32_t count = all.packs, step = blockDim.x * kPacks;
+  const Anywhere<Pack> bound(x, all.length);
+  const Edge left_over = bound.edge(threadIdx.x);
+  const uint32_t count = bound.packs, step = blockDim.x * kPacks;
   Packs<Pack, kPacks> packs;
+  EdgePack<Input> edge;
   wait_for_predecessor();
+  edge.load(x, 0, 0, left_over);
   Scale scale{1.0f, false};
   if (all.scale_in == nullptr) {
-    uint32_t largest = 0;
+    uint32_t largest = edge.largest();
     for (uint32_t first = threadIdx.x; first < count; first += step) {
-      packs.load(x, first, blockDim.x, Below{count});
+      packs.load(x + bound.head, first, blockDim.x, Below{count});
       largest = max(largest, packs.largest());
     }
     scale = computed_scale<Case::kAny, Input>(max_of_team<false>(largest, 1), all, segment.scale(all), threadIdx.x == 0);
@@ -196,9 +215,11 @@ __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_cons
     scale.value = all.scale_in[segment.scale(all)];
   }
   let_successor_start();
+  uint8_t *codes = segment.codes(all);
+  edge.store(codes, 0, 0, left_over, scale);
   for (uint32_t first = threadIdx.x; first < count; first += step) {
-    packs.load(x, first, blockDim.x, Below{count});
-    packs.store(segment.codes(all), first, blockDim.x, Below{count}, scale);
+    packs.load(x + bound.head, first, blockDim.x, Below{count});
+    packs.store(codes + bound.head, first, blockDim.x, Below{count}, scale);
   }
 }
 

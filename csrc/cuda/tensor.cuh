@@ -12,7 +12,7 @@ constexpr int kMostMaximaThreads = 512; // of a block that looks for the largest
 
 // A tensor whose tokens lie one behind the other is one long row.
 struct Tensor {
-  const void *x;
+  const void *x;         // here and at codes begins the first whole pack
   uint8_t *codes;
   float *scale;          // written, unless
   const float *scale_in; // the scale is given
@@ -21,7 +21,14 @@ struct Tensor {
   uint64_t row;          // packs in a row
   Size tiles;            // of a row
   uint32_t rows;
+  uint32_t head, tail;   // elements before and behind the packs of a single row
   bool ue8m0;
+
+  // What a thread of `block` takes of those two, counted from `head` elements before x: the first block takes all.
+  template <class Pack> __device__ __forceinline__ Edge edge(uint32_t block) const {
+    const Edge edge = edge_of(threadIdx.x, head, row * Pack::kElements, tail);
+    return {edge.there && block == 0, edge.mine};
+  }
 };
 
 struct Tile {
@@ -46,9 +53,11 @@ __global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__
   const auto *x = static_cast<const typename Pack::Storage *>(tensor.x);
   const uint32_t tiles = tensor.tiles.size() * tensor.rows;
   Packs<Pack, kPacks> packs;
-  uint32_t largest = 0;
+  EdgePack<typename Pack::Input> edge;
   wait_for_predecessor();
   let_successor_start(); // behind the wait: the second kernel reads x before its own
+  edge.load(x - tensor.head, 0, 0, tensor.edge<Pack>(blockIdx.x));
+  uint32_t largest = edge.largest();
   for (uint32_t number = blockIdx.x; number < tiles; number += gridDim.x) {
     const Tile mine = tile_of<Pack>(number, tile, tensor);
     for (uint32_t first = threadIdx.x; first < mine.count; first += blockDim.x * kPacks) {
@@ -100,11 +109,14 @@ template <class Pack, int kPacks>
 __global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ Tensor tensor, const uint32_t *maxima,
                                                        uint32_t maxima_count) {
   const Tile tile = tile_of<Pack>(gridDim.x - 1 - blockIdx.x, blockDim.x * kPacks, tensor);
-  const auto *x = static_cast<const typename Pack::Storage *>(tensor.x) + tile.x;
+  const auto *all = static_cast<const typename Pack::Storage *>(tensor.x), *x = all + tile.x;
+  const Edge left_over = tensor.edge<Pack>(blockIdx.x);
   Packs<Pack, kPacks> packs;
+  EdgePack<typename Pack::Input> edge;
   Scale scale{1.0f, false};
   if (tensor.scale_in == nullptr) {
     packs.load(x, threadIdx.x, blockDim.x, Below{tile.count});
+    edge.load(all - tensor.head, 0, 0, left_over);
     let_successor_start();
     wait_for_predecessor();
     const float absmax = Pack::Input::value(max_of_array(maxima, maxima_count));
@@ -114,9 +126,11 @@ __global__ void __launch_bounds__(1024) quantize_tiles(const __grid_constant__ T
     wait_for_predecessor();
     scale.value = *tensor.scale_in;
     packs.load(x, threadIdx.x, blockDim.x, Below{tile.count});
+    edge.load(all - tensor.head, 0, 0, left_over);
     let_successor_start();
   }
   packs.store(tensor.codes + tile.codes, threadIdx.x, blockDim.x, Below{tile.count}, scale);
+  edge.store(tensor.codes - tensor.head, 0, 0, left_over, scale);
 }
 
 // The usual case of the same, behind largest_of_row: one row of `packs` packs, no bound, no power of two.

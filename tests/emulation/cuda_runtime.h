@@ -1,4 +1,4 @@
-// Enough of CUDA to run the kernels of csrc/cuda on a host, one block after the other: its threads are fibers that
+// Enough of CUDA to run the kernels of csrc/cuda on a host, one block after another: its threads are fibers that
 // take turns at every exchange. It emulates a GPU of compute capability 8.0, without clusters, hardware conversion
 // and dependent launch; what it shows is that every element is read, reduced and written where it should.
 #pragma once
@@ -174,7 +174,10 @@ inline const char *cudaGetErrorString(cudaError_t) { return ""; }
 template <class... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...), Parameters... arguments) {
   gridDim = config->gridDim, blockDim = config->blockDim;
-  for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) emulation::run_block([&] { kernel(arguments...); });
+  const auto run = [&] { emulation::run_block([&] { kernel(arguments...); }); };
+  for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) { // odd ones last: what they write of neighbours' stays
+    for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x += 2) run();
+    for (blockIdx.x = 1; blockIdx.x < gridDim.x; blockIdx.x += 2) run();
+  }
   return cudaSuccess;
 }
