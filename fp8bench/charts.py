@@ -75,6 +75,9 @@ def _summary(night: Night, backend: str) -> Iterator[tuple[str, float | None]]:
         yield f"00_summary/geomean_{name}", metrics.geomean(metrics.metric(name).compute(facts) for facts in mine)
     caught = [facts.verdict.mde for facts in mine if facts.verdict.mde]
     yield "00_summary/median_detectable_effect", median(caught) if caught else None
+    for place, effect in night.verdicts.mde.items():
+        if place.startswith(f"{backend}/"):
+            yield f"00_summary/median_detectable_effect_{place.partition('/')[2]}", effect
     if arm := night.verdicts.arm:
         yield "00_summary/aa_false_alarms", arm.alarms
         yield "00_summary/aa_cells", arm.cells

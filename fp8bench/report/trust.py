@@ -54,7 +54,11 @@ def _detectable(night: Night) -> Tile | None:
     if not found:
         return None
     middle, worst = (wording.percent(value).lstrip("+") for value in (median(found), max(found)))
-    return Tile("Smallest effect caught", middle, f"with 80% power, median cell; {worst} in the worst")
+    places = [
+        f"{place.replace('/', ' ')} {wording.percent(mde).lstrip('+')}" for place, mde in night.verdicts.mde.items()
+    ]
+    each = f" ({', '.join(places)})" if len(places) > 1 else ""
+    return Tile("Smallest effect caught", middle, f"with 80% power, median cell{each}; {worst} in the worst")
 
 
 def _false_mails(night: Night) -> Tile | None:
