@@ -72,9 +72,9 @@ class TimingSettings(Section):
     # Of a cold cell on a GPU so many times more. Its times sway from block to block, so that quads are the cheapest way
     # to precision (0.34 and 0.24% with 5 and 10 of them on an H200); hot ones sway from launch to launch.
     cold_factor: int = Field(default=2, ge=1)
-    # That the quads of a hot cell are spread over, where calls overlap: such calls take one of two times (1.14 and
-    # 1.27 us were seen), one of them as long as a captured graph lasts. Five captures average over that for half of
-    # what the quads themselves cost.
+    # That the quads of a cell are spread over, where calls overlap or caches are cold. Calls that overlap take one of
+    # two times (1.14 and 1.27 us were seen), one of them as long as a captured graph lasts. Small cold cells sway by
+    # 0.9% from launch to launch with one capture, and by 0.3% with five, which take 8% more time.
     captures: int = Field(default=5, ge=1)
     block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
     warmup_ms: float = Field(default=5.0, ge=0)

@@ -87,7 +87,7 @@ class TimeRequest(_Message):
     shared: tuple[str, ...] = ()  # backends that are bound once, for both roles: they cannot differ
     quads: int
     cold_quads: int
-    captures: int = 1  # that the quads of a hot cell are spread over
+    captures: int = 1  # that the quads of a cell are spread over where captures differ
     block_s: float
     warmup_s: float
 

@@ -207,8 +207,10 @@ class _Timer:
         else:
             bound = {role: self._bind(builds[role], cell, buffers) for role in request.load_order}
             arms = [bound["baseline"], bound["candidate"]]
-        quads, captures = (request.cold_quads, 1) if cold else (request.quads, request.captures)
-        return self._clock.quads(arms, quads, cold=cold, captures=captures, seconds=job.seconds, planted=job.planted)
+        quads = request.cold_quads if cold else request.quads
+        return self._clock.quads(
+            arms, quads, cold=cold, captures=request.captures, seconds=job.seconds, planted=job.planted
+        )
 
 
 def _time(request: TimeRequest, reporter: Reporter) -> None:

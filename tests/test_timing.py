@@ -144,10 +144,10 @@ class _Spinning(_Captures):
 @pytest.mark.parametrize("share", [0.0005, 0.003, 0.05])
 def test_a_planted_share_is_the_difference_of_two_arms_that_spin(share: float) -> None:
     job = Job([["a"], ["a"]], [], cold=False, planted=share)  # type: ignore[list-item]
-    [[baseline, candidate]] = _Spinning()._captures(job, 9, overlaps=False)
+    [[baseline, candidate]] = _Spinning()._captures(job, 9, differ=False)
     assert candidate / baseline == pytest.approx(1 + share, abs=1e-5)  # type: ignore[operator]
     plain = Job([["a"], ["a"]], [], cold=False)  # type: ignore[list-item]
-    assert _Spinning()._captures(plain, 9, overlaps=False) == [[100e-6, 100e-6]]
+    assert _Spinning()._captures(plain, 9, differ=False) == [[100e-6, 100e-6]]
 
 
 def test_a_clock_on_which_spinning_takes_no_time_plants_nothing() -> None:

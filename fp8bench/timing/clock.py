@@ -89,7 +89,7 @@ class Clock(ABC):
     ) -> list[Block]:
         """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
 
-        captures: over how many captures of a CUDA graph the quads are spread, where calls overlap each other.
+        captures: over how many captures of a CUDA graph the quads are spread, where captures differ.
         seconds: that a call is known to take, which spares finding out. planted: share by which each block of the last
         arm is really made longer, by waiting at its end: 0.01 is 1%. Errors of a callable propagate.
         """

@@ -155,14 +155,15 @@ class CudaGraphClock(Clock):
         shares = [job.planted_in(arm) for arm in range(len(job.arms))]
         return [plan.spin_cycles(share, short, long, *SPIN_CYCLES) for share in shares]
 
-    def _captures(self, job: Job, calls: int, overlaps: bool) -> list[list[torch.cuda.CUDAGraph]]:
+    def _captures(self, job: Job, calls: int, differ: bool) -> list[list[torch.cuda.CUDAGraph]]:
         """Graphs of `calls` calls, one an arm, for each capture that the job asks for.
 
-        Calls that overlap their neighbours take one of two times, which last as long as the captured graph. Where
-        they do, several captures average over that; elsewhere one is enough. Who is captured first alternates.
+        Calls that overlap their neighbours take one of two times, which last as long as the captured graph; and with
+        cold caches it shows where a graph's own data lie. There several captures average over that; elsewhere one is
+        enough. Who is captured first alternates.
         """
         captures, arms = [], list(zip(job.arms, self._spins(job, calls), strict=True))
-        for number in range(job.captures if overlaps else 1):
+        for number in range(job.captures if differ else 1):
             backwards = number % 2 == 1
             made = self._capture_each(arms[::-1] if backwards else arms, calls)
             captures.append(made[::-1] if backwards else made)
@@ -181,8 +182,8 @@ class CudaGraphClock(Clock):
         first = [self._capture(arm, PROBE_CALLS, keep=True) for arm in job.arms]
         per_call = job.seconds or self._probe(first, job.cold)
         calls = self._calls(per_call, min(map(len, job.arms)), job.cold)
-        overlaps = job.captures > 1 and any(graphs.overlaps(graph.raw_cuda_graph()) for graph in first)
-        captures = self._captures(job, calls, overlaps)
+        differ = job.captures > 1 and (job.cold or any(graphs.overlaps(graph.raw_cuda_graph()) for graph in first))
+        captures = self._captures(job, calls, differ)
         rounds = max(1, round(self.warmup_s / (per_call * calls * len(job.arms))))
         warmup, order = plan.replays(job.order, len(job.arms), len(captures), rounds)
         # One queue for warm-up and blocks: the first timed block starts on a busy device.
