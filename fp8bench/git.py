@@ -289,7 +289,7 @@ def _unreachable(url: str, stderr: str) -> RevisionError:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].rstrip(".") if lines else "git said nothing"
+    return lines[-1].strip().rstrip(".") if lines else "git said nothing"
 
 
 def _environment() -> dict[str, str]:
