@@ -83,7 +83,7 @@ class Outcome:
     """What a night came to."""
 
     chosen: Screen
-    decisions: Decisions  # of what the screen let through
+    decisions: Decisions  # of what the screen let through; nothing where no mean of it is beyond the margin
     launches: tuple[int, int]  # of single cells, spent on screening and on confirming
 
     @property
@@ -127,8 +127,18 @@ def judge_night(first: pd.DataFrame, second: pd.DataFrame, rules: Rules) -> Outc
     first, second = first.iloc[:, places], second.iloc[:, places]
     if rules.stops:
         second = confirmed(second, rules.margin, rules.timing)
-    decisions = decide(Launches(first, second), passed, rules.settings, rules.margin)
-    return Outcome(chosen, decisions, (spent, _count(second)))
+    launches = (spent, _count(second))
+    if not _any_beyond(second, rules.margin):
+        return Outcome(chosen, Decisions({}, {}), launches)
+    return Outcome(chosen, decide(Launches(first, second), passed, rules.settings, rules.margin), launches)
+
+
+def _any_beyond(effects: pd.DataFrame, margin: float) -> bool:
+    """Whether any cell's mean is beyond the margin: where none is, no family's is either, and nothing is accused."""
+    values = effects.to_numpy(dtype=float)
+    present = ~np.isnan(values)
+    sums = np.where(present, values, 0.0).sum(axis=0)
+    return bool((sums > margin * present.sum(axis=0)).any())
 
 
 def _count(effects: pd.DataFrame) -> int:
