@@ -20,7 +20,7 @@ import native
 import speed
 import torch
 
-SECTIONS = ("check", "patterns", "order", "grid", "large", "odd", "tune", "fp16", "fp32")
+SECTIONS = ("check", "places", "patterns", "order", "grid", "large", "odd", "tune", "fp16", "fp32")
 DEFAULT = "check,patterns,order,grid,large,odd"
 MOST_PRINTED = 12  # failures a section
 
@@ -67,7 +67,9 @@ def _run(name: str, kernels: native.Kernels, out: Path, tell: Callable[[str], No
 
 def _section(name: str, kernels: native.Kernels, out: Path, tell: Callable[[str], None]) -> bool:
     if name == "check":
-        return _judge(_check_trials(kernels), tell)
+        return _judge(_check_trials(kernels, correctness.trials()), tell)
+    if name == "places":  # of `check`, what is worth running under memcheck
+        return _judge(_check_trials(kernels, correctness.odd_places()), tell)
     if name == "patterns":
         return _judge(correctness.check_all_patterns(kernels), tell)
     if name == "order":
@@ -84,9 +86,9 @@ def _section(name: str, kernels: native.Kernels, out: Path, tell: Callable[[str]
     return False
 
 
-def _check_trials(kernels: native.Kernels) -> Iterable[tuple[str, str | None]]:
+def _check_trials(kernels: native.Kernels, trials: Iterable[correctness.Trial]) -> Iterable[tuple[str, str | None]]:
     generator = torch.Generator().manual_seed(7)
-    for trial in correctness.trials():
+    for trial in trials:
         values = correctness.make_input(trial, generator)
         try:
             yield str(trial), correctness.run(kernels, trial, values, generator)

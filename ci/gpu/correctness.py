@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from native import NO_PDL, ONE_BLOCK, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
@@ -37,9 +38,12 @@ class Trial:
     gap: int = 0  # elements between rows
     shift: int = 0  # elements from an aligned address
     flags: int = 0
+    apart: int = 0  # elements that the codes are farther from an aligned address than x
 
     def __str__(self) -> str:
-        extras = [f"{name}={value}" for name in ("bound", "gap", "shift", "flags") if (value := getattr(self, name))]
+        extras = [
+            f"{name}={value}" for name in ("bound", "gap", "shift", "flags", "apart") if (value := getattr(self, name))
+        ]
         name = str(self.dtype).removeprefix("torch.")
         return " ".join([f"{self.scheme}/{name}/{self.tokens}x{self.hidden}", self.kind, *extras])
 
@@ -101,10 +105,9 @@ def run(kernels: Kernels, trial: Trial, values: Tensor, generator: torch.Generat
     """What is wrong, or None."""
     scheme = Scheme.parse(trial.scheme)
     x = place(values, trial)
-    raw = torch.full(
-        (trial.tokens * trial.hidden + 2 * MARGIN + trial.shift,), POISON, dtype=torch.uint8, device="cuda"
-    )
-    inner = slice(MARGIN + trial.shift, MARGIN + trial.shift + trial.tokens * trial.hidden)
+    count, start = trial.tokens * trial.hidden, MARGIN + trial.shift + trial.apart
+    raw = torch.full((start + count + MARGIN,), POISON, dtype=torch.uint8, device="cuda")
+    inner = slice(start, start + count)
     codes = raw[inner].view(trial.tokens, trial.hidden)
     shape, strides = (f(trial.tokens, trial.hidden) for f in (scheme.scale_shape, scheme.scale_strides))
     scales = torch.empty_strided(shape, strides, device="cuda").fill_(-1.0)
@@ -179,8 +182,36 @@ def _odd_sizes() -> Iterator[Trial]:
         ):
             for scheme in ("per-tensor", "per-token", f"group-{hidden}-row"):
                 yield Trial(scheme, dtype, tokens, hidden, "outliers")
+    yield from odd_places()
     yield Trial("group-64-col", BF16, 1031, 64)
     yield Trial("group-8-col", FP32, 259, 24)
+
+
+def odd_places() -> Iterator[Trial]:
+    """Rows that begin and end anywhere between two vectors, beside neighbours that share those."""
+    schemes = ("per-tensor", "per-token", "per-tensor-static", "per-token-static", "per-token-ue8m0")
+    for dtype in DTYPES:
+        for tokens, hidden in ((1, 9), (40, 7), (40, 9), (1, 1023), (39, 1025), (257, 1023), (40, 4095), (129, 7167)):
+            for scheme in schemes:
+                for flags in (0, NO_PDL, forced(cluster=TWO_KERNELS if "tensor" in scheme else ONE_BLOCK)):
+                    yield Trial(scheme, dtype, tokens, hidden, flags=flags)
+        for shift in range(1, 8):
+            yield from _shifted(dtype, shift)
+        for cluster in (1, 2, 4, 8):
+            yield Trial("per-tensor", dtype, 3, 2047, flags=forced(cluster=cluster))
+        for vectors, start in product((1, 2, 4, 8), STARTS):
+            yield Trial("per-token", dtype, 37, 7167, flags=forced(vectors=vectors, start=start))
+
+
+def _shifted(dtype: torch.dtype, shift: int) -> Iterator[Trial]:
+    """x and codes away from an aligned address, by as many elements or not."""
+    for scheme in ("per-tensor", "per-token", "group-100-row", "group-320-col"):
+        for apart in (0, 1):
+            yield Trial(scheme, dtype, 9, 1600, shift=shift, apart=apart)
+    yield Trial("per-token", dtype, 1031, 1023, shift=shift)
+    yield Trial("per-token", dtype, 33, 1023, gap=8 * shift, shift=shift)
+    yield Trial("per-token", dtype, 3, 70001 + shift)
+    yield Trial("per-tensor", dtype, 33, 7167, shift=shift)
 
 
 def _launch_shapes() -> Iterator[Trial]:

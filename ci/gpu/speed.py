@@ -25,7 +25,7 @@ GRID = tuple((tokens, hidden) for tokens in TOKENS for hidden in HIDDEN)
 FAMILIES = ("per-tensor", "per-token", "group-64-row", "group-64-col", "group-128-row", "group-128-col")
 REGIMES = ("hot", "cold")
 LARGE = ((8192, 7168), (32768, 7168))
-ODD = ((1, 1023), (128, 2047), (512, 4095), (1024, 7167))
+ODD = ((1, 1023), (9, 2047), (129, 2047), (512, 4095), (1023, 7167), (1024, 7167), (1024, 1023), (1024, 511))
 TUNED = ("per-tensor", "per-token", "group-64-row", "group-128-col")
 SIZES = {  # columns of the tuning table: elements above, up to
     "all": (0, 1 << 40), "to 8k": (0, 8192), "to 131k": (8192, 1 << 17), "to 1M": (1 << 17, 1 << 20),

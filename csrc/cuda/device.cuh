@@ -11,7 +11,7 @@ constexpr int kMostWarps = 32;  // in a block
 constexpr int kMostCluster = 8; // blocks in a cluster
 
 // Blocks of kMostWarps warps that a multiprocessor has room for.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 870 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+#if defined(__CUDA_ARCH__) && ((__CUDA_ARCH__ > 800 && __CUDA_ARCH__ < 900) || __CUDA_ARCH__ >= 1200)
 constexpr int kLargestBlocks = 1;
 #else
 constexpr int kLargestBlocks = 2;

@@ -171,8 +171,8 @@ inline Grid choose_lanes_grid(uint64_t tokens, uint64_t groups, int log, unsigne
 }
 
 // How many lanes share a segment of `packs` packs of `vector` elements, or 1.
-inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, unsigned vector, Fit fit, bool column_major,
-                           bool usual, const Machine &machine, const Forced &forced) {
+inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, unsigned vector, Fit fit,
+                           bool column_major, bool usual, const Machine &machine, const Forced &forced) {
   const uint64_t length = packs * vector;
   const ByLanes &row = row_for(weight(tokens * groups * packs, vector > 1), kByLanes, machine);
   const int held = vector > 1 ? choose_held(vector < 8 ? kLaneElements[0] : row.held, length, vector, forced) : 0;

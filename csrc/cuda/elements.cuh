@@ -222,11 +222,11 @@ template <class Pack, int kPacks> struct Packs {
   }
 };
 
-// ---- Elements that begin and end anywhere ---------------------------------------------------------------------
-// Elements and codes have their whole packs at the same places: where x is a multiple of 16 bytes, a pack of codes can be
-// stored at once. Fewer than a pack are left over at either end: each is one thread's, as neighbours share those packs.
+// ---- Elements that begin and end anywhere -------------------------------------------------------------------
+// Whole packs are at the same places in elements and codes: what one load brings, one store writes. At either end fewer
+// than a pack are left over, in a pack that neighbours share: each is one thread's, which touches nothing else.
 
-// What a thread takes of what is left over: element `mine`, or none. The bound of its one pack of a `Single`.
+// What a thread takes of those left over: element `mine`, or none. The bound of its one pack of a `Single`.
 struct Edge {
   bool there;
   size_t mine;
@@ -246,8 +246,8 @@ template <class Pack> struct Anywhere {
   uint32_t head, packs, tail; // elements, packs, elements
 
   __device__ __forceinline__ Anywhere(const typename Pack::Storage *x, uint32_t length) {
-    const auto number = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(x) / sizeof(*x)); // of elements before x
-    head = min((0 - number) % Pack::kElements, length);
+    const auto before = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(x) / sizeof(*x)); // x, in all of memory
+    head = min((0 - before) % Pack::kElements, length);
     packs = (length - head) / Pack::kElements, tail = (length - head) % Pack::kElements;
   }
   __device__ __forceinline__ Below whole() const { return {packs}; }
@@ -256,8 +256,8 @@ template <class Pack> struct Anywhere {
   }
 };
 
-// The packs of one thread, as above, and its element of those left over. The first threads of all have those: at least
-// as many as two packs have elements.
+// The packs of one thread, as above, and its element of those left over. `first` is the thread's number: at least as
+// many as two packs have elements must share the packs.
 template <class Pack, int kPacks> struct PacksAnywhere {
   Packs<Pack, kPacks> packs;
   EdgePack<typename Pack::Input> edge;
