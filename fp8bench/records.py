@@ -491,12 +491,14 @@ def _remove_left_overs(directory: Path, begin: str) -> None:
 def write_bytes(data: bytes, path: Path, *, sync: bool = True) -> None:
     """Atomic replacement of `path` by `data`; also removes what a process that was killed meanwhile left of it.
 
-    sync: wait until the disk has it, so that it is whole after a power cut too; what can be made anew needs no wait.
+    sync: wait until the disk has it, so that it is whole after a power cut too. What can be made anew needs no wait;
+    its directory must be there, as one that was removed meanwhile must not come back with it.
     """
     begin = f".{path.name}.{platform.node()}-"
     temporary = path.parent / f"{begin}{os.getpid()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if sync:
+            path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(path.parent, begin)
         with temporary.open("wb") as file:
             file.write(data)

@@ -57,7 +57,8 @@ def noted(run: RunDir, stage: str, shard: int | None = None) -> Iterator[Watch]:
     yield watch
     if not is_known:
         took = Took(stage=stage, shard=shard, began=began, seconds=time.monotonic() - start, waited=watch.waited)
-        with suppress(RunDirError):  # a full disk must not stop a night that has its results
+        with suppress(RunDirError, OSError):  # a full disk must not stop a night that has its results
+            run.logs.mkdir(exist_ok=True)
             records.write(took, file, sync=False)
 
 

@@ -105,3 +105,10 @@ def test_damage_is_told_by_the_name_of_the_file_and_stops_nobody(runs: Path) -> 
     with pytest.raises(RunDirError, match=r"open/verdicts\.json is missing"):
         brief.of(runs / "open")
     assert [path.name for path, _ in brief.judged(runs)] == ["regressed"]
+
+
+def test_a_night_that_is_removed_meanwhile_does_not_come_back(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = brief._made
+    monkeypatch.setattr(brief, "_made", lambda night, now: (made(night, now), night.rename(runs / ".pruned-x"))[0])
+    assert brief.of(runs / "clean").verdicts.exit_code == 0
+    assert not (runs / "clean").exists()
