@@ -65,7 +65,7 @@ constexpr ByTiles kByTiles[] = {
     {kBeyond, 4, 4, 4, 128},
 };
 
-constexpr unsigned kAnyAtOnce = 4;     // sixteenths as above: to there blocks of kernels for any case start at once
+constexpr unsigned kOddAtOnce = 4;     // sixteenths as above: to there blocks of the kernels for odd sizes start at once
 constexpr int kMostFewLanes = 4 * kLaneSingles; // elements: longer segments are a warp's, unless they are whole vectors
 constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
 constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp takes by itself, where in all
@@ -197,7 +197,7 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, boo
                             const Machine &machine, const Forced &forced) {
   const uint64_t share = divide_up(packs, cluster), in_all = weight(segments * packs, vectors);
   const ByBlocks &row = row_for(in_all, kByBlocks, machine);
-  const bool few = in_all <= uint64_t(machine.threads) * kAnyAtOnce / 16;
+  const bool few = in_all <= uint64_t(machine.threads) * kOddAtOnce / 16;
   Choice choice;
   for (int i = 0; i < (vectors ? 4 : 1); ++i) {
     const unsigned held = vectors ? kBlockVectors[i] : kSingles;
@@ -205,8 +205,8 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, boo
     if (needed > 1024 || (forced.vectors && vectors && held != forced.vectors)) continue;
     if (choice.possible && held > kUsualVectors) break;
     const Grid grid{static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster};
-    const Start any = few ? Start::kAtOnce : Start::kBehindLoads;
-    const Start start = !usual ? any : needed == kWarp ? Start::kAtOnce : row.start;
+    const Start odd = few ? Start::kAtOnce : Start::kBehindLoads;
+    const Start start = !usual ? odd : needed == kWarp ? Start::kAtOnce : row.start;
     choice = {true, i, grid, choose_start(start, forced)};
     if (needed <= (cluster > 1 ? kClusterThreads : row.threads) && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
   }

@@ -16,7 +16,7 @@ constexpr int kFloorVectors[] = {1, 2, 4, 8};
 constexpr int kLoopVectors = 4;               // of kernels that loop
 constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case,
 constexpr int kWarpLanes = 5;                   // if it is not a warp
-constexpr int kUsualCases = 2;                  // but kAny
+constexpr int kUsualCases = 2;                  // kRows, kColumns
 
 constexpr int index_of(Start start) { return static_cast<int>(start); }
 constexpr int index_of(Case usual) { return static_cast<int>(usual) - 1; }
@@ -34,13 +34,14 @@ struct Kernels {
   BySegments usual_by_lanes[kStarts][kUsualCases][2][kMostLanes + 1]; // ...; kLaneElements; logarithm of lanes
   BySegments usual_by_warps[kStarts][3];                              // ...; kLaneElements
   ByBlocks usual_by_blocks[kStarts][2][4];                            // ...; clusters of blocks; kBlockVectors
+  ByBlocks odd_by_blocks[2][4];                       // start at once, behind the loads; kBlockVectors
   LargestOfRow largest_of_row[3];                     // kTileVectors
   Row row[3];
 
   // Any case. Where there are two rows: with vectors, with single elements.
   BySegments by_lanes[3][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
   BySegments by_lanes_singly[6];
-  ByBlocks by_blocks[2][4]; // start at once, behind the loads; kBlockVectors
+  ByBlocks by_blocks[4]; // kBlockVectors
   ByBlocks by_blocks_singly;
   BySegments in_two_passes[2];
   Largest largest[2];
@@ -87,8 +88,9 @@ template <class Pack, int kLog> constexpr void add_lanes(Kernels &all) {
 
 template <class Pack, int kHeld> constexpr void add_blocks(Kernels &all) {
   constexpr int kPacks = kBlockVectors[kHeld];
-  all.by_blocks[0][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kAtOnce, Case::kAny, true>;
-  all.by_blocks[1][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kBehindLoads, Case::kAny, true>;
+  all.by_blocks[kHeld] = quantize_by_blocks<Pack, kPacks, kUsualStart, Case::kAny, true>;
+  all.odd_by_blocks[0][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kAtOnce, Case::kOdd, true>;
+  all.odd_by_blocks[1][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kBehindLoads, Case::kOdd, true>;
 }
 
 template <class Input> constexpr Kernels kernels_for() {

@@ -88,11 +88,12 @@ Segments segments_of(const fp8bench_args &args, Fit fit, int64_t token, int64_t 
   return all;
 }
 
-// Whether the kernels for the usual case will do, which know no options, gaps, single elements or 64-bit offsets.
-bool is_usual(const fp8bench_args &args, Fit fit) {
+// Whether the kernels for the usual case will do, which know no options, gaps, single elements or 64-bit offsets; those
+// of whole vectors, or of odd sizes (Fit::kAnywhere).
+bool is_usual(const fp8bench_args &args, Fit fit, Fit wanted = Fit::kWhole) {
   const bool options = args.scale_in != nullptr || args.scale_ub != nullptr || args.ue8m0 != 0;
   const uint64_t packs = args.tokens * args.hidden / elements_of_vector(args);
-  return fit == Fit::kWhole && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
+  return fit == wanted && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
 }
 
 cudaError_t launch_by_lanes(Segments all, const Choice &choice, Fit fit, const Kernels &kernels, const Stream &stream) {
@@ -106,10 +107,13 @@ cudaError_t launch_by_lanes(Segments all, const Choice &choice, Fit fit, const K
   return launch(kernel, choice.grid, stream, all);
 }
 
-// The kernel for any case.
-Kernels::ByBlocks any_by_blocks(const Kernels &kernels, const Choice &choice, Fit fit) {
+// The kernel for all but the usual case of whole vectors.
+Kernels::ByBlocks other_by_blocks(const fp8bench_args &args, const Choice &choice, Fit fit) {
+  const Kernels &kernels = kernels_of(args);
   if (fit == Fit::kSingles) return kernels.by_blocks_singly;
-  return kernels.by_blocks[choice.start != index_of(Start::kAtOnce)][choice.kernel];
+  const bool odd = is_usual(args, fit, Fit::kAnywhere) && !args.column_major;
+  return odd ? kernels.odd_by_blocks[choice.start != index_of(Start::kAtOnce)][choice.kernel]
+             : kernels.by_blocks[choice.kernel];
 }
 
 cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, Fit fit, const Machine &machine) {
@@ -132,7 +136,7 @@ cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, Fit 
   }
   if (choice.possible) {
     const auto kernel = usual && !columns ? kernels.usual_by_blocks[choice.start][false][choice.kernel]
-                                          : any_by_blocks(kernels, choice, fit);
+                                          : other_by_blocks(args, choice, fit);
     return launch(kernel, choice.grid, stream, all, 1u);
   }
   return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
@@ -219,7 +223,7 @@ cudaError_t launch_one_segment(const fp8bench_args &args, Fit fit, const Choice 
   const Kernels &kernels = kernels_of(args);
   const bool cluster = choice.grid.cluster > 1;
   const auto kernel = is_usual(args, fit) ? kernels.usual_by_blocks[choice.start][cluster][choice.kernel]
-                                          : any_by_blocks(kernels, choice, fit);
+                                          : other_by_blocks(args, choice, fit);
   return launch(kernel, choice.grid, Stream(args, machine), all, choice.grid.cluster);
 }
 

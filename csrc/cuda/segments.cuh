@@ -35,8 +35,9 @@ struct Segments {
 
 // What a kernel is compiled for. kAny: everything. The others: the usual case, in which many instructions are spared:
 // dynamic scales without bound that are no powers of two, tokens one behind the other, fewer than 2^31 packs. kRows:
-// row-major scales. kColumns: column-major ones; a warp takes the same group of neighbouring tokens.
-enum class Case { kAny, kRows, kColumns };
+// row-major scales. kColumns: column-major ones; a warp takes the same group of neighbouring tokens. kOdd: row-major
+// scales of segments that begin and end anywhere.
+enum class Case { kAny, kRows, kColumns, kOdd };
 
 struct Segment {
   uint32_t token, group;
@@ -76,8 +77,8 @@ using PacksOf = std::conditional_t<kAnywhere, PacksAnywhere<Pack, kPacks>, Packs
 
 template <bool kUsual, bool kAnywhere, class Pack>
 static __device__ __forceinline__ auto bound_of(const typename Pack::Storage *x, uint32_t length, uint32_t packs) {
-  if constexpr (kUsual) return UpTo{packs - 1};
-  else if constexpr (kAnywhere) return Anywhere<Pack>(x, length);
+  if constexpr (kAnywhere) return Anywhere<Pack>(x, length);
+  else if constexpr (kUsual) return UpTo{packs - 1};
   else return Below{packs};
 }
 
@@ -152,14 +153,13 @@ template <bool kSeveral> static __device__ __forceinline__ uint32_t max_of_team(
 }
 
 // A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with
-// a share of its packs. But in the usual case, a segment of vectors may begin and end anywhere. The second bound is
-// none in the usual case; otherwise ptxas would spill for the sake of a second block a multiprocessor where packs are
-// many, and would not save registers for it where they are few.
+// a share of its packs. The second bound is none for whole packs in the usual case; otherwise ptxas would spill for the
+// sake of a second block a multiprocessor where packs are many, and would not save registers for it where they are few.
 template <class Pack, int kPacks, Start kStart, Case kCase, bool kClusters>
-__global__ void __launch_bounds__(1024, kCase != Case::kAny ? 0 : kPacks <= 2 ? kLargestBlocks : 1)
+__global__ void __launch_bounds__(1024, kCase == Case::kRows ? 0 : kPacks <= 2 ? kLargestBlocks : 1)
     quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
-  constexpr bool kUsual = kCase != Case::kAny, kAnywhere = !kUsual && Pack::kElements > 1;
-  if constexpr ((kUsual || kStart == Start::kAtOnce) && !kRunsHere<kStart>) return;
+  constexpr bool kUsual = kCase != Case::kAny, kAnywhere = kCase != Case::kRows && Pack::kElements > 1;
+  if constexpr ((kCase == Case::kRows || kStart == Start::kAtOnce) && !kRunsHere<kStart>) return;
   if constexpr (!kClusters) cluster = 1;
   using Storage = typename Pack::Storage;
   let_successor_start_at<kStart, Start::kAtOnce>();
