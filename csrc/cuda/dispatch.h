@@ -65,7 +65,7 @@ constexpr ByTiles kByTiles[] = {
     {kBeyond, 4, 4, 4, 128},
 };
 
-constexpr unsigned kOddAtOnce = 4;     // sixteenths as above: to there blocks of the kernels for odd sizes start at once
+constexpr unsigned kOddAtOnce = 4;     // sixteenths as above: up to there odd sizes start at once
 constexpr int kMostFewLanes = 4 * kLaneSingles; // elements: longer segments are a warp's, unless they are whole vectors
 constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
 constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp takes by itself, where in all
