@@ -32,7 +32,7 @@ def night(home: Path, shards: int, arguments: list[str]) -> RunDir | None:
     environment = os.environ | {
         "FP8BENCH_HOME": str(home),
         "FP8BENCH_NIGHTS__SHARDS": str(shards),
-        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")])),
     }
     began = time.monotonic()
     command = [sys.executable, "-m", "fp8bench", "nightly", "--run-dir", str(run.path), *arguments]
