@@ -30,6 +30,8 @@ WORDS = {
     Verdict.UNSUPPORTED: "unsupported",
 }
 
+LOUD = (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT, Verdict.REGRESSED)  # none hides behind another
+
 MEANINGS = {
     Verdict.WRONG: "The candidate's codes or scales differ from the oracle by more than is allowed. Not timed.",
     Verdict.CRASHED: "The kernel ended its process or did not come back in time.",
@@ -147,7 +149,9 @@ def backend_sentence(backend: str, verdict: Verdict, cells: Iterable[CellVerdict
         return f"{name}: no regression ({verdict_counts(Counter(cell.verdict for cell in cells))})"
     reason = reason or next((cell.reason for cell in accused if cell.reason), "")
     number = f"{count(len(accused), 'cell')} " if accused else ""
-    return f"{name}: {number}{WORDS[verdict]}" + (f": {one_line(reason, 200)}" if reason else "")
+    told = f": {one_line(reason, 200).rstrip('.')}" if reason else ""
+    others = Counter(cell.verdict for cell in cells if cell.verdict in LOUD and cell.verdict is not verdict)
+    return f"{name}: {number}{WORDS[verdict]}{told}" + (f"; also {verdict_counts(others)}" if others else "")
 
 
 def _value(effect: Effect | None) -> float:

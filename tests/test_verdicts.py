@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -239,6 +240,24 @@ def test_a_crash_while_timing_is_told() -> None:
     assert [(entry.cell, entry.verdict) for entry in found.cells if entry.verdict in verdicts.BROKEN] == [
         (cell, Verdict.CRASHED)
     ]
+
+
+def test_what_is_loud_does_not_hide_behind_what_is_louder() -> None:
+    """A wrong, a hanging, a crashing and a slower cell of one backend: each is told, with its own reason."""
+    hung, dead, _ = (cell.id for cell in CELLS if cell.id.startswith("cpu/group-128-row/"))
+    failures = (
+        LaunchFailure(launch=2, cell=hung, status="hung", detail="no sign of life for 10 s; killed"),
+        LaunchFailure(launch=3, cell=dead, status="crashed", detail="signal 11"),
+    )
+    timing = TimingReport(shard=0, launches=6, failures=failures)
+    found = judge(samples({"per-token": 0.2}), checks=checked(per_tensor=CheckStatus.WRONG), timing=timing)
+    [sentence] = [entry.sentence for entry in found.backends if entry.backend == "cpu"]
+    assert re.fullmatch(r"CPU: \d+ cells wrong: .*; also 2 crashed, \d+ regressed", sentence)
+    causes = {cause.verdict: cause for cause in found.causes}
+    assert set(causes) == {Verdict.WRONG, Verdict.CRASHED, Verdict.REGRESSED}
+    assert "no sign of life" in causes[Verdict.CRASHED].detail
+    assert "signal 11" in causes[Verdict.CRASHED].detail
+    assert [verdict for verdict, cause in causes.items() if cause.worst] == [Verdict.REGRESSED]
 
 
 def test_few_launches_are_missing_and_wide_intervals_unresolved() -> None:

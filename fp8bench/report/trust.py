@@ -138,14 +138,17 @@ def _controls(night: Night) -> Tile:
 
 
 def _precision(night: Night) -> Tile:
-    effects = [facts.verdict.effect for facts in night.facts if facts.verdict.effect]
+    timed = [facts.verdict for facts in night.facts if facts.verdict.effect]
+    judged = [verdict for verdict in timed if verdict.verdict is not Verdict.CONTROL] or timed
+    effects = [verdict.effect for verdict in judged if verdict.effect]
     margin = f"margin {wording.percent(night.verdicts.margin).lstrip('+')}"
     if not effects:
         return Tile("Median interval", "–", margin)
     half = median((effect.upper - effect.lower) / 2 for effect in effects)
     tone: Tone = "warn" if half > night.verdicts.margin else "calm"
     confidence = f"{night.verdicts.confidence:.0%} confidence"
-    return Tile("Median interval", f"± {100 * math.expm1(half):.2f}%", f"{confidence}, {margin}", tone)
+    of = "" if len(judged) == len(timed) else f"of {wording.count(len(judged), 'cell')} that could move, "
+    return Tile("Median interval", f"± {100 * math.expm1(half):.2f}%", f"{of}{confidence}, {margin}", tone)
 
 
 def _launches(night: Night) -> Tile:

@@ -12,6 +12,7 @@ from .backends import value_of
 from .evidence import BROKEN, Evidence, backend_of
 
 TOLD = (*BROKEN, Verdict.REGRESSED)  # what a cause, and so a mail, is about
+REASONS = 3  # that a cause tells, of cells that are accused for different ones
 
 
 def find_causes(
@@ -49,7 +50,8 @@ def _cause(
     names = [family.family for family in moved] + [Cell.parse(cell.cell).case.family for cell in accused]
     families = tuple(sorted(set(names)))
     worst = max((cell for cell in accused if cell.effect), key=lambda cell: value_of(cell.effect), default=None)
-    effect = worst.effect if worst else max((f.effect for f in moved), key=value_of, default=None)
+    mean = max((family.effect for family in moved), key=value_of, default=None) if not accused else None
+    effect = worst.effect if worst else mean
     against = [night.prepared.baseline.sha] if verdict is Verdict.REGRESSED else []
     against += [night.prepared.run_id] if night.prepared.planted else []  # it is no other night's cause
     return Cause(
@@ -61,9 +63,19 @@ def _cause(
         worst=effect,
         worst_cell=worst.cell if worst else "",
         suspects=tuple(commit.sha for commit in suspects_of(backend.backend, night.prepared.suspects)),
-        detail=next((cell.reason for cell in accused if cell.reason), backend.sentence),
+        detail=_reasons(accused) or backend.sentence,
         label="reference" if backend.backend == REFERENCE else "code",
     )
+
+
+def _reasons(accused: Sequence[CellVerdict]) -> str:
+    """Why cells are accused: a reason that all share, or else the first few, each with a cell that has it."""
+    first = {cell.reason: Cell.parse(cell.cell).case.id for cell in reversed(accused) if cell.reason}
+    if len(first) < 2:
+        return next(iter(first), "")
+    pairs = sorted((case, reason.rstrip(".")) for reason, case in first.items())
+    more = [f"and {len(pairs) - REASONS} more"] if len(pairs) > REASONS else []
+    return "; ".join([*(f"{case}: {reason}" for case, reason in pairs[:REASONS]), *more])
 
 
 def suspects_of(backend: str, suspects: Sequence[Commit]) -> list[Commit]:
