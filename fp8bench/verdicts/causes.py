@@ -75,7 +75,7 @@ def _reasons(accused: Sequence[CellVerdict]) -> str:
         return next(iter(first), "")
     pairs = sorted((case, reason.rstrip(".")) for reason, case in first.items())
     more = [f"and {len(pairs) - REASONS} more"] if len(pairs) > REASONS else []
-    return "; ".join([*(f"{case}: {reason}" for case, reason in pairs[:REASONS]), *more])
+    return " · ".join([*(f"{case}: {reason}" for case, reason in pairs[:REASONS]), *more])
 
 
 def suspects_of(backend: str, suspects: Sequence[Commit]) -> list[Commit]:
