@@ -15,7 +15,7 @@ from .tones import Tone
 
 WANTED = 0.95  # of calibrated nights: the smallest effect that so many of them catch is told first
 CHANGES = 3  # of the environment, told in a tile
-EXPECTED = 0.05  # share of controls that chance alone may carry beyond the margin
+EXPECTED = 0.05  # share of controls whose whole interval chance alone may carry beyond the margin
 
 
 @dataclass(frozen=True)
@@ -124,17 +124,18 @@ def _cells(night: Night) -> Tile:
 def _controls(night: Night) -> Tile:
     found = [facts for facts in night.facts if facts.cell.backend not in YARDSTICKS]
     controls = [facts.verdict for facts in found if facts.verdict.verdict is Verdict.CONTROL]
-    effects = [abs(verdict.effect.value) for verdict in controls if verdict.effect]
+    effects = [verdict.effect for verdict in controls if verdict.effect]
     if not effects:
         return Tile("Controls", "none", "every backend changed")
-    beyond = sum(effect > night.verdicts.margin for effect in effects)
-    note = f"the same machine code twice; largest difference {wording.percent(max(effects)).lstrip('+')}"
-    return Tile(
-        "Controls beyond the margin",
-        f"{beyond} of {len(effects)}",
-        note,
-        "warn" if beyond > EXPECTED * len(effects) else "calm",
+    margin = night.verdicts.margin
+    beyond = sum(effect.lower > margin or effect.upper < -margin for effect in effects)
+    means = [abs(effect.value) for effect in effects]
+    largest = wording.percent(max(means)).lstrip("+")
+    note = (
+        f"the same machine code twice; by their means alone {sum(mean > margin for mean in means)}, largest {largest}"
     )
+    tone: Tone = "warn" if beyond > EXPECTED * len(effects) else "calm"
+    return Tile("Controls beyond the margin", f"{beyond} of {len(effects)}", note, tone)
 
 
 def _precision(night: Night) -> Tile:
