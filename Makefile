@@ -13,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= auto
 
-.PHONY: help setup nightly up down status units doctor prune tell ui test lint lock clean
+.PHONY: help setup nightly up down status units doctor prune tell ui test lint style types suite lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -49,15 +49,23 @@ units: $(READY)
 ui: $(READY)
 	@$(BIN)/python ci/nightly.py --ui
 
-lint: $(READY)
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+
+types: $(READY)
+	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
 # A file is one worker's, start to end: its tests share builds, nights, an Airflow.
-test: lint
+suite: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+# Types and layering beside the suite, which leaves a quarter of two cores idle.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types suite
 
 lock: $(READY)
 	ci/lock
