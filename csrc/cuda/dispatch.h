@@ -86,7 +86,7 @@ constexpr unsigned kMostLayers = 65535;   // of a grid
 // elements and of codes are at the same places, but they begin and end anywhere. kSingles: not even that.
 enum class Fit { kSingles, kAnywhere, kWhole };
 
-// ---- What a caller forces, for measuring --------------------------------------------------------------------
+// ---- What a caller asks for: to overlap its neighbours or not; and, for measuring, a launch shape -------------
 
 struct Forced {
   bool waits;    // for its predecessor, whether it overlaps that or not
@@ -94,7 +94,8 @@ struct Forced {
   unsigned vectors, threads, cluster, start, maxima, maxima_vectors; // 0: not forced
 
   Forced(const fp8bench_args &args, const Machine &machine)
-      : waits(machine.hopper), overlaps(overlaps_neighbours(args, machine)), vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF),
+      : waits(machine.hopper), overlaps(overlaps_neighbours(args, machine)),
+        vectors(args.flags >> FP8BENCH_VECTORS_SHIFT & 0xFF),
         threads((args.flags >> FP8BENCH_THREADS_SHIFT & 0xFF) * kWarp),
         cluster(args.flags >> FP8BENCH_CLUSTER_SHIFT & 0xF), start(args.flags >> FP8BENCH_START_SHIFT & 7),
         maxima(args.flags >> FP8BENCH_MAXIMA_SHIFT & 0xF),
@@ -208,7 +209,8 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, boo
     const Start odd = few ? Start::kAtOnce : Start::kBehindLoads;
     const Start start = !usual ? odd : needed == kWarp ? Start::kAtOnce : row.start;
     choice = {true, i, grid, choose_start(start, forced)};
-    if (needed <= (cluster > 1 ? kClusterThreads : row.threads) && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
+    const unsigned most = cluster > 1 ? kClusterThreads : row.threads;
+    if (needed <= most && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
   }
   return choice;
 }

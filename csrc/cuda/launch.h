@@ -14,7 +14,8 @@ struct Machine {
   bool hopper = false; // or later: has clusters and programmatic dependent launch
 };
 
-// On a stream, of neighbours that may overlap. (A second kernel of one call may start while the first ends in any case.)
+// Whether the call may overlap its neighbours on the stream. (The second of its own kernels may start while the first
+// ends in any case.)
 inline bool overlaps_neighbours(const fp8bench_args &args, const Machine &machine) {
   return machine.hopper && (args.flags & FP8BENCH_NO_PDL) == 0;
 }
@@ -48,7 +49,8 @@ struct Stream {
   cudaStream_t handle;
   bool overlaps; // programmatic dependent launch: the start of a kernel overlaps the end of the one before
 
-  Stream(const fp8bench_args &args, bool overlaps) : handle(static_cast<cudaStream_t>(args.stream)), overlaps(overlaps) {}
+  Stream(const fp8bench_args &args, bool overlaps)
+      : handle(static_cast<cudaStream_t>(args.stream)), overlaps(overlaps) {}
   Stream(const fp8bench_args &args, const Machine &machine) : Stream(args, overlaps_neighbours(args, machine)) {}
 };
 

@@ -96,15 +96,16 @@ bool is_usual(const fp8bench_args &args, Fit fit, Fit wanted = Fit::kWhole) {
   return fit == wanted && !options && is_contiguous(args) && packs < kMostUsual && packs > 0;
 }
 
+Kernels::BySegments kernel_by_lanes(const Choice &choice, Fit fit, const Kernels &kernels) {
+  if (choice.usual == Case::kAny && fit == Fit::kSingles) return kernels.by_lanes_singly[choice.kernel];
+  if (choice.usual == Case::kAny) return kernels.by_lanes[choice.held][choice.kernel];
+  if (choice.kernel == kWarpLanes) return kernels.usual_by_warps[choice.start][choice.held];
+  return kernels.usual_by_lanes[choice.start][index_of(choice.usual)][choice.held][choice.kernel];
+}
+
 cudaError_t launch_by_lanes(Segments all, const Choice &choice, Fit fit, const Kernels &kernels, const Stream &stream) {
   all.teams = choice.grid.threads >> choice.kernel;
-  const bool singly = fit == Fit::kSingles;
-  const auto kernel = choice.usual == Case::kAny  ? singly ? kernels.by_lanes_singly[choice.kernel]
-                                                           : kernels.by_lanes[choice.held][choice.kernel]
-                      : choice.kernel == kWarpLanes ? kernels.usual_by_warps[choice.start][choice.held]
-                                                    : kernels.usual_by_lanes[choice.start][index_of(choice.usual)]
-                                                                            [choice.held][choice.kernel];
-  return launch(kernel, choice.grid, stream, all);
+  return launch(kernel_by_lanes(choice, fit, kernels), choice.grid, stream, all);
 }
 
 // The kernel for all but the usual case of whole vectors.
@@ -207,8 +208,8 @@ cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &
     return error;
   const auto share = static_cast<uint64_t>(kTileVectors[tiles.kernel]) * tiles.grid.threads;
   const Grid grid{static_cast<unsigned>(divide_up(packs, share)), tiles.grid.threads};
-  return launch(kernels.row[tiles.kernel], grid, Stream(args, machine.hopper), args.x, args.codes, args.scales, packs, maxima,
-                choice.grid.blocks);
+  return launch(kernels.row[tiles.kernel], grid, Stream(args, machine.hopper), args.x, args.codes, args.scales, packs,
+                maxima, choice.grid.blocks);
 }
 
 // The whole tensor as one segment, which `cluster` blocks hold in registers.

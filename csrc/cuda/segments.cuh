@@ -152,9 +152,9 @@ template <bool kSeveral> static __device__ __forceinline__ uint32_t max_of_team(
   return max_of_block<kSeveral>(value, slots);
 }
 
-// A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each with
-// a share of its packs. The second bound is none for whole packs in the usual case; otherwise ptxas would spill for a
-// second block a multiprocessor where packs are many, and would not save registers for one where they are few.
+// A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each
+// with a share of its packs. The second bound is none for whole packs in the usual case; otherwise ptxas would spill for
+// a second block a multiprocessor where packs are many, and would not save registers for one where they are few.
 template <class Pack, int kPacks, Start kStart, Case kCase, bool kClusters>
 __global__ void __launch_bounds__(1024, kCase == Case::kRows ? 0 : kPacks <= 2 ? kLargestBlocks : 1)
     quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
@@ -210,7 +210,8 @@ __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_cons
       packs.load(x + bound.head, first, blockDim.x, Below{count});
       largest = max(largest, packs.largest());
     }
-    scale = computed_scale<Case::kAny, Input>(max_of_team<false>(largest, 1), all, segment.scale(all), threadIdx.x == 0);
+    largest = max_of_team<false>(largest, 1);
+    scale = computed_scale<Case::kAny, Input>(largest, all, segment.scale(all), threadIdx.x == 0);
   } else {
     scale.value = all.scale_in[segment.scale(all)];
   }

@@ -172,7 +172,8 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char *cudaGetErrorString(cudaError_t) { return ""; }
 
 template <class... Parameters>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...), Parameters... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...),
+                               Parameters... arguments) {
   gridDim = config->gridDim, blockDim = config->blockDim;
   const auto run = [&] { emulation::run_block([&] { kernel(arguments...); }); };
   for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y) { // odd ones last: what they write of neighbours' stays
