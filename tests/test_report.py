@@ -216,6 +216,20 @@ def test_launches_that_confirmed_and_dropped_quads_are_counted(tmp_path):
     assert tiles["Launches"].note == "the second to confirm, 436 s, 0 failures, 0.8% of the quads dropped"
 
 
+def test_what_the_machine_does_not_support_was_never_expected(tmp_path):
+    night = Night.read(make_night(tmp_path, "clean"))
+    count, first = len(night.facts), night.facts[0]
+
+    def cells(**changes):
+        changed = replace(first, verdict=first.verdict.model_copy(update={"effect": None, **changes}))
+        [tile] = [t for t in trust.build(replace(night, facts=(changed, *night.facts[1:]))).tiles if "Cells" in t.label]
+        return tile.value, tile.note, tile.tone
+
+    told = f"{count - 1} of {count - 1}", "none is missing; 1 unsupported here", "calm"
+    assert cells(verdict=Verdict.UNSUPPORTED) == told
+    assert cells(verdict=Verdict.MISSING) == (f"{count - 1} of {count}", "1 without a time", "warn")
+
+
 def test_a_step_that_lasts_is_told_and_marked(tmp_path):
     for day in range(1, 12):
         state = "clean" if day < 7 else "regressed"

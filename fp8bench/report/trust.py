@@ -114,11 +114,12 @@ def environment_changes(before: Environment, after: Environment) -> list[str]:
 
 
 def _cells(night: Night) -> Tile:
-    measured = sum(facts.verdict.effect is not None for facts in night.facts)
-    expected = len(night.facts)
-    tone: Tone = "calm" if measured == expected else "warn"
+    """Of those that the machine can time; what it does not support was never expected."""
+    unsupported = sum(facts.verdict.verdict is Verdict.UNSUPPORTED for facts in night.facts)
+    measured, expected = sum(facts.verdict.effect is not None for facts in night.facts), len(night.facts) - unsupported
     left_out = f"{expected - measured} without a time" if measured < expected else "none is missing"
-    return Tile("Cells measured", f"{measured} of {expected}", left_out, tone)
+    note = f"{left_out}; {unsupported} unsupported here" if unsupported else left_out
+    return Tile("Cells measured", f"{measured} of {expected}", note, "calm" if measured == expected else "warn")
 
 
 def _controls(night: Night) -> Tile:
