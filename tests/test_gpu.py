@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fp8bench
-from fp8bench import GroupShape, QuantFP8, checks, reference, tensors
+from fp8bench import GroupShape, QuantFP8, backends, checks, reference, tensors
 from fp8bench.quant import own_backend
 from fp8bench.records import CheckStatus
 from fp8bench.spec import DTYPES, Case, Scheme
@@ -100,6 +100,24 @@ def test_calls_can_be_captured_and_follow_their_buffers(backend: str, scheme: st
         expected = reference.quantize(other, case.scheme)
         assert torch.equal(codes.view(torch.uint8).cpu(), expected[0])
         assert torch.equal(scales.cpu(), expected[1])
+
+
+@pytest.mark.parametrize("size", ["128x1024", "513x2047", "2048x7168"])
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_workspace_of_the_caller_suffices_whatever_it_holds(backend: str, size: str) -> None:
+    case = Case.parse(f"per-tensor/bfloat16/{size}")
+    x = tensors.random_input(case, DEVICE, 2)
+    codes, scales = tensors.poisoned_outputs(case, DEVICE)
+    kernels = own_backend(backend)
+    needed = backends.workspace_bytes(kernels, case.scheme, x)
+    memory = torch.full((needed + 256,), 0xFF, dtype=torch.uint8, device=DEVICE)
+    kernels.bind(case.scheme, x, codes, scales, workspace=memory[:needed])()  # type: ignore[call-arg]
+    expected = reference.quantize(x.cpu(), case.scheme)
+    assert torch.equal(codes.view(torch.uint8).cpu(), expected[0])
+    assert torch.equal(scales.cpu(), expected[1])
+    assert needed > 0
+    assert (memory[:needed] != 0xFF).any()
+    assert (memory[needed:] == 0xFF).all()
 
 
 @pytest.mark.parametrize("forward", ["forward", "forward_cuda", "forward_triton"])

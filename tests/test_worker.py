@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fp8bench import worker
 from fp8bench.config import Config, TimingSettings, WorkerSettings
 from fp8bench.errors import RunDirError, WorkerError
 from fp8bench.protocol import CheckJob, EnvironmentRequest, TimeJob, TimeRequest
@@ -479,6 +480,51 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+WITH_WORKSPACE = """
+
+class Scratching(Plain):
+    given = []
+
+    def workspace_bytes(self, scheme, x):
+        return {size}
+
+    def bind(self, *tensors, workspace=None):
+        self.given.append(workspace)
+        return super().bind(*tensors)
+
+
+def create(build):
+    return Scratching()
+"""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shared"),
+    [((300, 1000), 1024), ((256, 256), 256), ((None, 1000), None), ((1000, 0), None)],
+    ids=["both", "same", "old baseline", "not needed by one"],
+)
+def test_both_arms_get_one_workspace_where_both_builds_take_it(
+    tmp_path: Path, sizes: tuple[int | None, int | None], shared: int | None
+) -> None:
+    builds = {role: _write_build(tmp_path / role, {}) for role in (BASELINE, CANDIDATE)}
+    for build, size in zip(builds.values(), sizes, strict=True):
+        if size is not None:
+            path = build / "backends" / "cpu.py"
+            path.write_text(path.read_text() + WITH_WORKSPACE.format(size=size))
+    job = TimeJob(cell=_cell(SOUND).id)
+    timer = worker._Timer(TimeRequest(
+        device="cpu", seed=1, builds=builds, load_order=(CANDIDATE, BASELINE), jobs=(job,), quads=1, cold_quads=1,
+        block_s=1e-4, warmup_s=1e-4,
+    ))  # fmt: skip
+    assert len(timer.time(job)) == 4
+    given = [getattr(timer._backend(build, "cpu"), "given", [None])[0] for build in builds.values()]
+    if shared is None:
+        assert given == [None, None]
+    else:
+        assert [workspace.nbytes for workspace in given] == [shared] * 2
+        assert given[0].data_ptr() == given[1].data_ptr()
 
 
 def test_a_worker_dies_with_its_supervisor(builds: dict[str, Path], tmp_path: Path) -> None:

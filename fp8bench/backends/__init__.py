@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..errors import UsageError
 from ..spec import Case, GroupShape, Scheme
@@ -65,6 +65,24 @@ class Backend(Protocol):
         own. Everything slow (compilation, workspaces, pointers) happens in `bind`.
         """
         ...
+
+
+@runtime_checkable
+class TakesWorkspace(Protocol):
+    """A backend some of whose calls need memory beside their results, and whose `bind` takes it as `workspace`."""
+
+    def workspace_bytes(self, scheme: Scheme, x: Tensor) -> int:
+        """Bytes of the workspace of one dynamic quantization of `x`; 0 where it needs none.
+
+        `bind(..., workspace=...)` takes at least as many, uint8, on the device of `x`; contents need no preparation.
+        Calls that can run at the same time need one each. Without, `bind` allocates one for its call alone.
+        """
+        ...
+
+
+def workspace_bytes(backend: Backend, scheme: Scheme, x: Tensor) -> int:
+    """Bytes of the workspace that `backend` can be given for `scheme` and `x`; 0 where it takes none."""
+    return backend.workspace_bytes(scheme, x) if isinstance(backend, TakesWorkspace) else 0
 
 
 def check_name(name: str, allowed: Sequence[str] = NAMES) -> str:

@@ -34,6 +34,14 @@ class CudaBackend:
             )
         return case.scheme.why_not(case.hidden)
 
+    def _loaded(self) -> NativeLibrary:
+        if self._library is None:
+            raise NativeError("the build has no CUDA library: see its build.json for the compiler's words.")
+        return self._library
+
+    def workspace_bytes(self, scheme: Scheme, x: Tensor) -> int:
+        return self._loaded().workspace_bytes(arguments(scheme, x, x, x))
+
     def bind(
         self,
         scheme: Scheme,
@@ -42,16 +50,15 @@ class CudaBackend:
         scales: Tensor,
         scale: Tensor | None = None,
         scale_ub: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Callable[[], tuple[Tensor, Tensor]]:
-        if self._library is None:
-            raise NativeError("the build has no CUDA library: see its build.json for the compiler's words.")
-        quantize = self._library.quantize
+        quantize = self._loaded().quantize
         given = None if scale is None else laid_out_like(scale, scales)
         bound = None if scale_ub is None else scale_ub.float()
         result = codes, scales if given is None else given
         args = arguments(scheme, x, codes, scales, given, bound)
-        # Of this call alone: calls on several streams must not share one.
-        workspace = torch.empty(self._library.workspace_bytes(args), dtype=torch.uint8, device=x.device)
+        if workspace is None:  # one of this call alone: calls on several streams must not share one
+            workspace = torch.empty(self._loaded().workspace_bytes(args), dtype=torch.uint8, device=x.device)
         args.workspace = workspace.data_ptr()
         device = x.device
 

@@ -81,6 +81,7 @@ ONE_PROGRAM = 2048  # vectors of a dense tensor that is quantized by one program
 TENSOR_MAX: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 8)))
 TENSOR_QUANTIZE: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 4)))
 MOST_PARTIALS = 264  # of the per-tensor reduction; every program of the second kernel reads them all
+PARTIAL_BYTES = 4
 
 
 def look_up(table: tuple[tuple[int, Launch], ...], vectors: int) -> Launch:
@@ -418,8 +419,12 @@ def bind_tensor(
     find: Launch | None = None,
     quantize: Launch | None = None,
     most_partials: int | None = None,
+    workspace: Tensor | None = None,
 ) -> Launcher:
-    """The launches of the two tensor kernels; `find`, `quantize` and `most_partials` as the table's, to measure."""
+    """The launches of the two tensor kernels; `find`, `quantize` and `most_partials` as the table's, to measure.
+
+    workspace: for the partial maxima; one of the call's own if None.
+    """
     total, hidden, dense = x.numel(), x.shape[1], x.is_contiguous()
     vector = VECTOR_BYTES // x.element_size()
     find = find or look_up(TENSOR_MAX, triton.cdiv(total, vector))
@@ -428,7 +433,9 @@ def bind_tensor(
     tiles = triton.cdiv(total, find_block * find.vectors)
     steps = triton.cdiv(tiles, most_partials or MOST_PARTIALS)
     count = triton.cdiv(tiles, steps)
-    partials = torch.empty(count, dtype=torch.int32, device=x.device)
+    if workspace is None:
+        workspace = torch.empty(count * PARTIAL_BYTES, dtype=torch.uint8, device=x.device)
+    partials = workspace[: count * PARTIAL_BYTES].view(torch.int32)
     run_find: Any = _tensor_max_kernel[(count,)]
     run: Any = _tensor_quantize_kernel[(triton.cdiv(total, block * quantize.vectors),)]
     given = scales if scale is None else scale
@@ -494,6 +501,9 @@ class TritonBackend:
         major, minor = torch.cuda.get_device_capability()
         return None if (major, minor) >= (8, 9) else f"Triton needs sm_89 for float8_e4m3fn, not sm_{major}{minor}"
 
+    def workspace_bytes(self, scheme: Scheme, x: Tensor) -> int:
+        return MOST_PARTIALS * PARTIAL_BYTES if _segment_length(scheme, x) is None else 0
+
     def bind(
         self,
         scheme: Scheme,
@@ -502,6 +512,7 @@ class TritonBackend:
         scales: Tensor,
         scale: Tensor | None = None,
         scale_ub: Tensor | None = None,
+        workspace: Tensor | None = None,
     ) -> Call:
         """Compiles the kernels (through Triton's cache) and allocates the partial maxima of a large tensor.
 
@@ -511,7 +522,7 @@ class TritonBackend:
             scale = torch.empty_like(scales).copy_(scale.reshape(scales.shape))
         length = _segment_length(scheme, x)
         if length is None:
-            launch = bind_tensor(scheme, x, codes, scales, scale)
+            launch = bind_tensor(scheme, x, codes, scales, scale, workspace=workspace)
         else:
             launch = bind_segments(length, scheme, x, codes, scales, scale, scale_ub)
         launch()  # compiles
