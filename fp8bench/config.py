@@ -76,6 +76,12 @@ class TimingSettings(Section):
     # two times (1.14 and 1.27 us were seen), one of them as long as a captured graph lasts. Small cold cells sway by
     # 0.9% from launch to launch with one capture, and by 0.3% with five, which take 8% more time.
     captures: int = Field(default=5, ge=1)
+    # As many captures are added, with quads of their own, while the standard error of a cell's effect within the launch
+    # is above this share of the margin; at most so many series of captures. But for that error the effects of the
+    # launches of one night were equal, and a launch more costs more than a series.
+    capture_precision: float = Field(default=1 / 2, ge=0)
+    cold_capture_precision: float = Field(default=1.0, ge=0)
+    series: int = Field(default=8, ge=1)
     block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
     warmup_ms: float = Field(default=5.0, ge=0)
     # Slowdowns to be really made, to see whether they are caught: pattern of cell ids -> share, the first that matches

@@ -10,12 +10,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 
-from fp8bench.timing import Call, Clock, clock_for, cpu, machine, plan
+from fp8bench.timing import Call, Captures, Clock, clock_for, cpu, machine, plan
 from fp8bench.timing.clock import Job
 from fp8bench.timing.cpu import CpuClock
 from fp8bench.timing.cuda import CudaGraphClock
@@ -117,16 +118,77 @@ class _Captures(CudaGraphClock):
 
 
 @pytest.mark.parametrize(
-    ("arms", "overlaps", "expected"),
+    ("arms", "first", "expected"),
     [
-        ("ab", True, [["1a", "2b"], ["4a", "3b"], ["5a", "6b"]]),  # who comes first alternates
-        ("aa", True, [["1a", "1a"], ["2a", "2a"], ["3a", "3a"]]),  # what cannot differ is captured once
-        ("ab", False, [["1a", "2b"]]),
+        ("ab", 0, [["1a", "2b"], ["4a", "3b"], ["5a", "6b"]]),  # who comes first alternates
+        ("ab", 3, [["2a", "1b"], ["3a", "4b"], ["6a", "5b"]]),  # from one series to the next as well
+        ("aa", 0, [["1a", "1a"], ["2a", "2a"], ["3a", "3a"]]),  # what cannot differ is captured once
     ],
 )
-def test_calls_that_overlap_are_captured_several_times(arms: str, overlaps: bool, expected: list[list[str]]) -> None:
-    job = Job([[arm] for arm in arms], [], cold=False, captures=3)  # type: ignore[list-item]
-    assert _Captures()._captures(job, 9, overlaps) == expected
+def test_who_is_captured_first_alternates(arms: str, first: int, expected: list[list[str]]) -> None:
+    spinning = [([arm], 0) for arm in arms]
+    assert _Captures()._captures(spinning, 9, first, 3) == expected  # type: ignore[arg-type]
+
+
+class _Swaying(CudaGraphClock):
+    """A device on which the captures of the second arm take turns in being slower, by `sway` and not at all."""
+
+    calls_range = (10, 10)
+
+    def __init__(self, sway: float, overlaps: bool) -> None:
+        super(CudaGraphClock, self).__init__()
+        self._sway, self._overlaps, self.captured = sway, overlaps, 0
+
+    def _call_once(self, arms: object) -> None:
+        pass
+
+    def _probe(self, arms: object, cold: bool) -> float:
+        return 1e-6
+
+    def _differ(self, job: Job, first: object) -> bool:
+        return self._overlaps
+
+    def _capture(  # type: ignore[override]
+        self, calls: Sequence[object], count: int, *, keep: bool = False, spin: int = 0
+    ) -> float:
+        if keep:
+            return 0.0
+        self.captured += 1
+        return 1e-5 * (1 + self._sway * (calls[0] == "b" and self.captured % 2))
+
+    def _replay(self, made: Sequence[float], order: list[int], cold: bool) -> list[float]:  # type: ignore[override]
+        return [made[number] for number in order]
+
+
+@pytest.mark.parametrize(
+    ("sway", "overlaps", "precision", "series"),
+    [
+        (0.01, True, 0.1, 1),
+        (0.01, True, 0.0013, 4),
+        (0.01, True, 0.0, 6),
+        (0.0, True, 0.0, 1),
+        (0.01, False, 0.0, 1),
+    ],
+    ids=["precise enough", "until precise", "no more than so many", "nothing sways", "captures do not differ"],
+)
+def test_series_of_captures_go_on_until_the_effect_is_precise(
+    sway: float, overlaps: bool, precision: float, series: int
+) -> None:
+    arms: list[list[Any]] = [["a"], ["b"]]
+    clock = _Swaying(sway, overlaps)
+    blocks = clock.quads(arms, quads=8, captures=Captures(4, precision, 6))
+    assert len(blocks) == series * 8 * 4
+    assert [block.quad for block in blocks[::4]] == list(range(series * 8)), "quads are numbered on"
+    assert clock.captured == series * (4 if overlaps else 1) * 2
+
+
+def test_the_standard_error_is_that_of_the_captures() -> None:
+    order = plan.palindromes(2, 4)
+    effects = {0: 0.01, 1: 0.03}  # of the two captures, each with two quads
+    seconds = [math.exp(effects[quad // 2]) if arm else 1.0 for quad, _, arm in order]
+    assert plan.standard_error(order, seconds, 2) == pytest.approx(0.01)
+    assert plan.standard_error(order, seconds * 2, 2) == pytest.approx(0.02 * math.sqrt(1 / 3) / 2)
+    assert plan.standard_error(order, seconds, 1) == math.inf
 
 
 class _Spinning(_Captures):
@@ -144,10 +206,9 @@ class _Spinning(_Captures):
 @pytest.mark.parametrize("share", [0.0005, 0.003, 0.05])
 def test_a_planted_share_is_the_difference_of_two_arms_that_spin(share: float) -> None:
     job = Job([["a"], ["a"]], [], cold=False, planted=share)  # type: ignore[list-item]
-    [[baseline, candidate]] = _Spinning()._captures(job, 9, differ=False)
-    assert candidate / baseline == pytest.approx(1 + share, abs=1e-5)  # type: ignore[operator]
-    plain = Job([["a"], ["a"]], [], cold=False)  # type: ignore[list-item]
-    assert _Spinning()._captures(plain, 9, differ=False) == [[100e-6, 100e-6]]
+    baseline, candidate = (_Spinning()._capture(["a"], 9, spin=cycles) for cycles in _Spinning()._spins(job, 9))
+    assert candidate / baseline == pytest.approx(1 + share, abs=1e-5)
+    assert _Spinning()._spins(job._replace(planted=0.0), 9) == [0, 0]
 
 
 def test_a_clock_on_which_spinning_takes_no_time_plants_nothing() -> None:
@@ -259,7 +320,7 @@ def test_a_slower_arm_is_measured_as_slower(
 
 def test_what_a_call_takes_can_be_said_and_captures_leave_the_order_as_it_is(any_clock: Clock, device: str) -> None:
     arms = [[_doubling(1 << 10, device)], [_doubling(1 << 10, device)]]
-    blocks = any_clock.quads(arms, quads=4, captures=3, seconds=5e-6)
+    blocks = any_clock.quads(arms, quads=4, captures=Captures(3), seconds=5e-6)
     assert {block.calls for block in blocks} == {40}, "as many as fill 0.2 ms"
     assert [(block.quad, block.position, block.arm) for block in blocks] == plan.palindromes(2, 4)
     assert all(block.seconds > 0 for block in blocks)

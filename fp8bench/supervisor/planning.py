@@ -73,7 +73,14 @@ class Work:
         failed = {failure.cell for launch in past for failure in launch.failures}
         due = [job for job in jobs if job.cell not in failed and not self._is_done(job, past)]
         timed = tuple(
-            job.model_copy(update={"seconds": _call_s(job, past), "planted": self._planted(job)}) for job in due
+            job.model_copy(
+                update={
+                    "seconds": _call_s(job, past),
+                    "planted": self._planted(job),
+                    "precision": self._precision(job),
+                }
+            )
+            for job in due
         )
         return LaunchPlan(timed, (load_order[0], load_order[1]))
 
@@ -82,6 +89,13 @@ class Work:
         if job.phase == "aa" or job.cell.partition("/")[0] in YARDSTICKS:
             return 0.0
         return planting.share_of(self.timing.planted, job.cell) or 0.0
+
+    def _precision(self, job: TimeJob) -> float:
+        """Standard error within the launch for which more captures are taken; 0 for what cannot differ."""
+        if job.cell in self.controls:
+            return 0.0
+        cold = job.cell.endswith("/cold")
+        return self.margin * (self.timing.cold_capture_precision if cold else self.timing.capture_precision)
 
     def _is_done(self, job: TimeJob, past: Sequence[Launch]) -> bool:
         if job.cell in self.controls:

@@ -26,13 +26,25 @@ class Block(NamedTuple):
     seconds: float  # a call
 
 
+class Captures(NamedTuple):
+    """Over how many captures of a CUDA graph the quads of two arms are spread, where captures differ.
+
+    A *series* is `each` captures with all quads of the order. Series follow each other until the standard error of
+    the effect is at most `precision` (log-ratio), or `series` are done.
+    """
+
+    each: int = 1
+    precision: float = 0.0
+    series: int = 1
+
+
 class Job(NamedTuple):
     """What is to be timed."""
 
     arms: list[Sequence[Call]]
-    order: list[tuple[int, int, int]]  # (quad, position, arm) of each block
+    order: list[tuple[int, int, int]]  # (quad, position, arm) of each block of a series
     cold: bool
-    captures: int = 1
+    captures: Captures = Captures()
     seconds: float = 0.0  # a call, of the slowest arm; 0: not known
     planted: float = 0.0  # share by which every block of the last arm is made longer on purpose
 
@@ -83,20 +95,21 @@ class Clock(ABC):
         quads: int,
         *,
         cold: bool = False,
-        captures: int = 1,
+        captures: Captures = Captures(),  # noqa: B008 a value
         seconds: float = 0.0,
         planted: float = 0.0,
     ) -> list[Block]:
         """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
 
-        captures: over how many captures of a CUDA graph the quads are spread, where captures differ.
+        captures: how the quads are spread over captures, and when there are more of both.
         seconds: that a call is known to take, which spares finding out. planted: share by which each block of the last
         arm is really made longer, by waiting at its end: 0.01 is 1%. Errors of a callable propagate.
         """
         order = plan.palindromes(len(arms), quads)
         job = Job([_sets(arm, cold) for arm in arms], order, cold, captures, seconds, planted)
         calls, times = self._time(job)
-        return [Block(*place, calls, value) for place, value in zip(order, times, strict=True)]
+        places = plan.in_series(order, len(times) // len(order))
+        return [Block(*place, calls, value) for place, value in zip(places, times, strict=True)]
 
     def measure(self, arm: Sequence[Call], blocks: int = 20, *, cold: bool = False) -> list[float]:
         """Seconds a call of one arm, once for each of `blocks` blocks."""
@@ -116,7 +129,10 @@ class Clock(ABC):
 
     @abstractmethod
     def _time(self, job: Job) -> tuple[int, list[float]]:
-        """Warm up, then time one block for each place of the job's order: calls a block, seconds a call."""
+        """Warm up, then time one block for each place of the job's order: calls a block, seconds a call.
+
+        More than one series is so many times the order.
+        """
 
 
 def _sets(arm: Sequence[Call], cold: bool) -> Sequence[Call]:

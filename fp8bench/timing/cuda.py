@@ -26,6 +26,9 @@ SPIN_REPLAYS = 6
 RAMP_UP_S = 0.3  # an idle GPU needs this long to reach its clocks
 
 
+_Arm = tuple[Sequence[Call], int]  # callables, cycles to spin behind the last of a block
+
+
 class CudaGraphClock(Clock):
     """Times calls on the current CUDA device.
 
@@ -155,22 +158,20 @@ class CudaGraphClock(Clock):
         shares = [job.planted_in(arm) for arm in range(len(job.arms))]
         return [plan.spin_cycles(share, short, long, *SPIN_CYCLES) for share in shares]
 
-    def _captures(self, job: Job, calls: int, differ: bool) -> list[list[torch.cuda.CUDAGraph]]:
-        """Graphs of `calls` calls, one an arm, for each capture that the job asks for.
+    def _captures(self, arms: Sequence[_Arm], calls: int, first: int, count: int) -> list[list[torch.cuda.CUDAGraph]]:
+        """Graphs of `calls` calls, one an arm, for each of `count` captures from number `first` on.
 
-        Calls that overlap their neighbours take one of two times, which last as long as the captured graph; and with
-        cold caches it shows where a graph's own data lie. There several captures average over that; elsewhere one is
-        enough. Who is captured first alternates.
+        Which arm is captured first alternates.
         """
-        captures, arms = [], list(zip(job.arms, self._spins(job, calls), strict=True))
-        for number in range(job.captures if differ else 1):
+        captures = []
+        for number in range(first, first + count):
             backwards = number % 2 == 1
             made = self._capture_each(arms[::-1] if backwards else arms, calls)
             captures.append(made[::-1] if backwards else made)
         return captures
 
-    def _capture_each(self, arms: Sequence[tuple[Sequence[Call], int]], calls: int) -> list[torch.cuda.CUDAGraph]:
-        """A graph an arm, (callables, cycles to spin); equal arms, which cannot differ, share one."""
+    def _capture_each(self, arms: Sequence[_Arm], calls: int) -> list[torch.cuda.CUDAGraph]:
+        """A graph an arm; equal arms, which cannot differ, share one."""
         made: list[torch.cuda.CUDAGraph] = []
         for number, arm in enumerate(arms):
             same = arms.index(arm)
@@ -182,14 +183,31 @@ class CudaGraphClock(Clock):
         first = [self._capture(arm, PROBE_CALLS, keep=True) for arm in job.arms]
         per_call = job.seconds or self._probe(first, job.cold)
         calls = self._calls(per_call, min(map(len, job.arms)), job.cold)
-        differ = job.captures > 1 and (job.cold or any(graphs.overlaps(graph.raw_cuda_graph()) for graph in first))
-        captures = self._captures(job, calls, differ)
+        arms = list(zip(job.arms, self._spins(job, calls), strict=True))
+        count = job.captures.each if self._differ(job, first) else 1
         rounds = max(1, round(self.warmup_s / (per_call * calls * len(job.arms))))
+        seconds: list[float] = []
+        for series in range(job.captures.series):
+            captures = self._captures(arms, calls, series * count, count)
+            seconds += self._series(job, captures, rounds if series == 0 else 1)
+            if count == 1 or plan.standard_error(job.order, seconds, count) <= job.captures.precision:
+                break
+        return calls, [value / calls for value in seconds]
+
+    def _differ(self, job: Job, first: Sequence[torch.cuda.CUDAGraph]) -> bool:
+        """Whether captures of a cell differ from each other, which several then average over.
+
+        Calls that overlap their neighbours take one of two times, which last as long as the captured graph; and with
+        cold caches it shows where a graph's own data lie.
+        """
+        return job.captures.each > 1 and (job.cold or any(graphs.overlaps(graph.raw_cuda_graph()) for graph in first))
+
+    def _series(self, job: Job, captures: list[list[torch.cuda.CUDAGraph]], rounds: int) -> list[float]:
+        """Seconds of each block of the order, after so many rounds of warm-up."""
         warmup, order = plan.replays(job.order, len(job.arms), len(captures), rounds)
         # One queue for warm-up and blocks: the first timed block starts on a busy device.
         every = [graph for capture in captures for graph in capture]
-        seconds = self._replay(every, warmup + order, job.cold)[len(warmup) :]
-        return calls, [value / calls for value in seconds]
+        return self._replay(every, warmup + order, job.cold)[len(warmup) :]
 
 
 def _spin(cycles: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import NamedTuple
 
 ROTATION_FACTOR = 3  # cold buffer sets cover this many times the last-level cache
@@ -50,6 +51,29 @@ def palindromes(arms: int, rounds: int) -> list[tuple[int, int, int]]:
     return order
 
 
+def in_series(order: Sequence[tuple[int, int, int]], series: int) -> list[tuple[int, int, int]]:
+    """The places of `order` so many times, quads numbered on."""
+    quads = _quads(order)
+    return [(quad + number * quads, position, arm) for number in range(series) for quad, position, arm in order]
+
+
+def _quads(order: Sequence[tuple[int, int, int]]) -> int:
+    return 1 + max(quad for quad, _, _ in order)
+
+
+def standard_error(order: Sequence[tuple[int, int, int]], seconds: Sequence[float], captures: int) -> float:
+    """Standard error of the mean effect (log-ratio) of arm 1 over arm 0, from how far captures differ.
+
+    order: of one series. seconds: of the blocks of one series or several, `captures` each. Infinite with one capture.
+    """
+    quads, logs = _quads(order), (math.log(max(value, sys.float_info.min)) for value in seconds)
+    found: dict[int, tuple[list[float], list[float]]] = {}
+    for (quad, _, arm), value in zip(in_series(order, len(seconds) // len(order)), logs, strict=True):
+        found.setdefault(quad * captures // quads, ([], []))[arm].append(value)
+    effects = [fmean(candidate) - fmean(baseline) for baseline, candidate in found.values()]
+    return stdev(effects) / math.sqrt(len(effects)) if len(effects) > 1 else math.inf
+
+
 def replays(
     order: Sequence[tuple[int, int, int]], arms: int, captures: int, rounds: int
 ) -> tuple[list[int], list[int]]:
@@ -58,7 +82,7 @@ def replays(
     Graphs are numbered capture by capture, arms within them. Neighbouring quads share a capture, and each capture
     serves as many quads as another, give or take one.
     """
-    quads = 1 + max(quad for quad, _, _ in order)
+    quads = _quads(order)
     blocks = [quad * captures // quads * arms + arm for quad, _, arm in order]
     return list(range(captures * arms)) * max(1, math.ceil(rounds / captures)), blocks
 
