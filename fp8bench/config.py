@@ -68,20 +68,20 @@ class TimingSettings(Section):
     # The A/A arm: of the cells of a backend that are no controls, this share, and at least so many cells.
     aa_share: float = Field(default=0.05, ge=0, le=1)
     aa_cells: int = Field(default=3, ge=0)
-    quads: int = Field(default=10, ge=1)  # ABBA quads a cell and launch
+    quads: int = Field(default=8, ge=1)  # ABBA quads of a cell and series
     # Of a cold cell on a GPU so many times more. Its times sway from block to block, so that quads are the cheapest way
     # to precision (0.34 and 0.24% with 5 and 10 of them on an H200); hot ones sway from launch to launch.
     cold_factor: int = Field(default=2, ge=1)
-    # That the quads of a cell are spread over, where calls overlap or caches are cold. Calls that overlap take one of
-    # two times (1.14 and 1.27 us were seen), one of them as long as a captured graph lasts. Small cold cells sway by
-    # 0.9% from launch to launch with one capture, and by 0.3% with five, which take 8% more time.
-    captures: int = Field(default=5, ge=1)
-    # As many captures are added, with quads of their own, while the standard error of a cell's effect within the launch
-    # is above this share of the margin; at most so many series of captures. But for that error the effects of the
-    # launches of one night were equal, and a launch more costs more than a series.
-    capture_precision: float = Field(default=1 / 2, ge=0)
-    cold_capture_precision: float = Field(default=1.0, ge=0)
-    series: int = Field(default=8, ge=1)
+    # Of a CUDA graph, that the quads of a cell are spread over where calls overlap or caches are cold. Calls that
+    # overlap take one of several times (1.14 and 1.27 us were seen), which last as long as an executable; small cold
+    # cells sway by 0.9% from launch to launch with one and by 0.3% with five. Even: who is made first alternates.
+    executables: int = Field(default=4, ge=1)
+    # As many executables and quads are added while the standard error of a cell's effect within the launch is above
+    # this share of the margin, in so many series at most: what sways between launches is that error, and a series costs
+    # less than a launch.
+    launch_precision: float = Field(default=1 / 2, ge=0)
+    cold_launch_precision: float = Field(default=1.0, ge=0)
+    series: int = Field(default=10, ge=1)
     block_ms: float = Field(default=0.5, gt=0)  # aimed length of one timed block
     warmup_ms: float = Field(default=5.0, ge=0)
     # Slowdowns to be really made, to see whether they are caught: pattern of cell ids -> share, the first that matches

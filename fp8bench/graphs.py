@@ -1,14 +1,14 @@
-"""What a captured CUDA graph consists of, asked of the driver (libcuda): kernels, launch shapes, dependencies.
+"""Captured CUDA graphs, by the driver (libcuda): what one consists of, and what is run of it.
 
-torch offers the graph's handle (`CUDAGraph(keep_graph=True).raw_cuda_graph()`) and no more. Needs a driver of CUDA 12.4
-or newer; what cannot be read is None, never an error.
+torch offers a graph's handle (`CUDAGraph(keep_graph=True).raw_cuda_graph()`) and one executable of it. Reading needs a
+driver of CUDA 12.4 or newer; what cannot be read is None, never an error.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
+from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -82,6 +82,33 @@ def _status(name: str, *arguments: Any) -> int:
 def _call(name: str, *arguments: Any) -> None:
     if status := _status(name, *arguments):
         raise _UnreadableError(f"{name}: {status}")
+
+
+class Executable:
+    """A graph made ready to run, with device memory of its own: a graph can have many, side by side.
+
+    graph: its handle (cudaGraph_t), with the graph's context current; memory that it uses is the caller's to keep.
+    RuntimeError where the driver refuses.
+    """
+
+    def __init__(self, graph: int) -> None:
+        self._handle = c_void_p()
+        _require("cuGraphInstantiateWithFlags", byref(self._handle), c_void_p(graph), c_ulonglong(0))
+
+    def launch(self, stream: int) -> None:
+        """Enqueue it on `stream` (cudaStream_t)."""
+        _require("cuGraphLaunch", self._handle, c_void_p(stream))
+
+    def __del__(self) -> None:
+        if self._handle:
+            _status("cuGraphExecDestroy", self._handle)
+
+
+def _require(name: str, *arguments: Any) -> None:
+    try:
+        _call(name, *arguments)
+    except _UnreadableError as error:
+        raise RuntimeError(f"the driver runs no graph: {error}") from None
 
 
 def read(graph: int) -> Graph | None:

@@ -68,7 +68,7 @@ class TimeJob(_Message):
     phase: Phase = "screen"
     seconds: float = 0.0  # that a call takes, as an earlier launch found; 0: not known
     planted: float = 0.0  # share by which the candidate is made slower on purpose
-    precision: float = 0.0  # standard error (log-ratio) of its effect in this launch that more captures are taken for
+    precision: float = 0.0  # standard error (log-ratio) of its effect in this launch that more of it is timed for
 
     @property
     def id(self) -> str:
@@ -88,8 +88,8 @@ class TimeRequest(_Message):
     shared: tuple[str, ...] = ()  # backends that are bound once, for both roles: they cannot differ
     quads: int
     cold_quads: int
-    captures: int = 1  # that the quads of a cell are spread over where captures differ
-    series: int = 1  # of captures, at most, where the effect is not known precisely enough
+    executables: int = 1  # of a CUDA graph that the quads of a cell are spread over, where they differ
+    series: int = 1  # of executables, at most, where the effect is not known precisely enough
     block_s: float
     warmup_s: float
 

@@ -28,7 +28,7 @@ from .backends import Backend
 from .protocol import REQUEST, CheckRequest, EnvironmentRequest, Event, TimeJob, TimeRequest
 from .records import CheckStatus, Role
 from .spec import FP8_MAX, Case, Cell
-from .timing import Block, Call, Captures, Clock, clock_for, machine
+from .timing import Block, Call, Clock, Executables, clock_for, machine
 
 INPUT_CACHE_BYTES = 1 << 30
 WORKSPACE_ALIGNMENT = 256  # bytes
@@ -234,8 +234,10 @@ class _Timer:
             bound = {role: self._bind(builds[role], cell, buffers, workspaces) for role in request.load_order}
             arms = [bound["baseline"], bound["candidate"]]
         quads = request.cold_quads if cold else request.quads
-        captures = Captures(request.captures, job.precision, request.series if job.precision else 1)
-        return self._clock.quads(arms, quads, cold=cold, captures=captures, seconds=job.seconds, planted=job.planted)
+        executables = Executables(request.executables, job.precision, request.series if job.precision else 1)
+        return self._clock.quads(
+            arms, quads, cold=cold, executables=executables, seconds=job.seconds, planted=job.planted
+        )
 
 
 def _time(request: TimeRequest, reporter: Reporter) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fp8bench.timing import Call, Captures, Clock, clock_for, cpu, machine, plan
+from fp8bench.timing import Call, Clock, Executables, clock_for, cpu, machine, plan
 from fp8bench.timing.clock import Job
 from fp8bench.timing.cpu import CpuClock
 from fp8bench.timing.cuda import CudaGraphClock
@@ -88,33 +88,35 @@ def test_three_arms_are_balanced_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quads", "captures", "shares"), [(10, 5, [2] * 5), (10, 1, [10]), (10, 3, [4, 3, 3]), (2, 5, [1, 0, 1, 0, 0])]
+    ("quads", "executables", "shares"), [(10, 5, [2] * 5), (10, 1, [10]), (10, 3, [4, 3, 3]), (2, 5, [1, 0, 1, 0, 0])]
 )
-def test_captures_share_the_quads(quads: int, captures: int, shares: list[int]) -> None:
+def test_executables_share_the_quads(quads: int, executables: int, shares: list[int]) -> None:
     order = plan.palindromes(2, quads)
-    warmup, blocks = plan.replays(order, 2, captures, rounds=7)
-    assert set(warmup) == set(range(2 * captures)), "every graph is warmed up"
+    warmup, blocks = plan.replays(order, 2, executables, rounds=7)
+    assert set(warmup) == set(range(2 * executables)), "every graph is warmed up"
     assert len(warmup) >= 2 * 7
     assert [graph % 2 for graph in blocks] == [arm for _, _, arm in order]
     used = [
         len({quad for graph, (quad, _, _) in zip(blocks, order, strict=True) if graph // 2 == n})
-        for n in range(captures)
+        for n in range(executables)
     ]
     assert sorted(used) == sorted(shares)
-    assert blocks == sorted(blocks, key=lambda graph: graph // 2), "one capture after the other"
+    assert blocks == sorted(blocks, key=lambda graph: graph // 2), "one after the other"
 
 
-class _Captures(CudaGraphClock):
-    """The clock's captures by name, without a device to capture on."""
+class _Device(CudaGraphClock):
+    """The clock without a device: a graph is what its first call is, and its executables have numbers."""
 
     def __init__(self) -> None:
-        self.made: list[str] = []
+        super(CudaGraphClock, self).__init__()
+        self.made = 0
 
-    def _capture(  # type: ignore[override]
-        self, calls: Sequence[object], count: int, *, keep: bool = False, spin: int = 0
-    ) -> str:
-        self.made.append(str(calls[0]))
-        return f"{len(self.made)}{calls[0]}"
+    def _capture(self, calls: Sequence[Any], count: int, *, spin: int = 0) -> Any:
+        return calls[0]
+
+    def _ready(self, graph: Any) -> Any:
+        self.made += 1
+        return f"{self.made}{graph}"
 
 
 @pytest.mark.parametrize(
@@ -122,22 +124,23 @@ class _Captures(CudaGraphClock):
     [
         ("ab", 0, [["1a", "2b"], ["4a", "3b"], ["5a", "6b"]]),  # who comes first alternates
         ("ab", 3, [["2a", "1b"], ["3a", "4b"], ["6a", "5b"]]),  # from one series to the next as well
-        ("aa", 0, [["1a", "1a"], ["2a", "2a"], ["3a", "3a"]]),  # what cannot differ is captured once
+        ("aa", 0, [["1a", "1a"], ["2a", "2a"], ["3a", "3a"]]),  # what cannot differ is made once
     ],
 )
-def test_who_is_captured_first_alternates(arms: str, first: int, expected: list[list[str]]) -> None:
-    spinning = [([arm], 0) for arm in arms]
-    assert _Captures()._captures(spinning, 9, first, 3) == expected  # type: ignore[arg-type]
+def test_which_arm_is_made_ready_first_alternates(arms: str, first: int, expected: list[list[str]]) -> None:
+    job = Job([[arm] for arm in arms], [], cold=False)  # type: ignore[list-item]
+    clock = _Device()
+    assert clock._executables(clock._graphs(job, 9), first, 3) == expected
 
 
-class _Swaying(CudaGraphClock):
-    """A device on which the captures of the second arm take turns in being slower, by `sway` and not at all."""
+class _Swaying(_Device):
+    """A device on which every second executable of the second arm is slower."""
 
     calls_range = (10, 10)
 
     def __init__(self, sway: float, overlaps: bool) -> None:
-        super(CudaGraphClock, self).__init__()
-        self._sway, self._overlaps, self.captured = sway, overlaps, 0
+        super().__init__()
+        self._sway, self._overlaps = sway, overlaps
 
     def _call_once(self, arms: object) -> None:
         pass
@@ -145,18 +148,14 @@ class _Swaying(CudaGraphClock):
     def _probe(self, arms: object, cold: bool) -> float:
         return 1e-6
 
-    def _differ(self, job: Job, first: object) -> bool:
+    def _differ(self, job: Job, arms: object) -> bool:
         return self._overlaps
 
-    def _capture(  # type: ignore[override]
-        self, calls: Sequence[object], count: int, *, keep: bool = False, spin: int = 0
-    ) -> float:
-        if keep:
-            return 0.0
-        self.captured += 1
-        return 1e-5 * (1 + self._sway * (calls[0] == "b" and self.captured % 2))
+    def _ready(self, graph: Any) -> Any:
+        self.made += 1
+        return 1e-5 * (1 + self._sway * (graph == "b" and self.made % 2))
 
-    def _replay(self, made: Sequence[float], order: list[int], cold: bool) -> list[float]:  # type: ignore[override]
+    def _replay(self, made: Sequence[Any], order: list[int], cold: bool) -> list[float]:
         return [made[number] for number in order]
 
 
@@ -169,45 +168,44 @@ class _Swaying(CudaGraphClock):
         (0.0, True, 0.0, 1),
         (0.01, False, 0.0, 1),
     ],
-    ids=["precise enough", "until precise", "no more than so many", "nothing sways", "captures do not differ"],
+    ids=["precise enough", "until precise", "no more than so many", "nothing sways", "all are alike"],
 )
-def test_series_of_captures_go_on_until_the_effect_is_precise(
-    sway: float, overlaps: bool, precision: float, series: int
-) -> None:
+def test_series_go_on_until_the_effect_is_precise(sway: float, overlaps: bool, precision: float, series: int) -> None:
     arms: list[list[Any]] = [["a"], ["b"]]
     clock = _Swaying(sway, overlaps)
-    blocks = clock.quads(arms, quads=8, captures=Captures(4, precision, 6))
+    blocks = clock.quads(arms, quads=8, executables=Executables(4, precision, 6))
     assert len(blocks) == series * 8 * 4
     assert [block.quad for block in blocks[::4]] == list(range(series * 8)), "quads are numbered on"
-    assert clock.captured == series * (4 if overlaps else 1) * 2
+    assert clock.made == series * (4 if overlaps else 1) * 2
 
 
-def test_the_standard_error_is_that_of_the_captures() -> None:
+def test_the_standard_error_is_that_of_the_executables() -> None:
     order = plan.palindromes(2, 4)
-    effects = {0: 0.01, 1: 0.03}  # of the two captures, each with two quads
+    effects = {0: 0.01, 1: 0.03}  # of the two executables, each with two quads
     seconds = [math.exp(effects[quad // 2]) if arm else 1.0 for quad, _, arm in order]
     assert plan.standard_error(order, seconds, 2) == pytest.approx(0.01)
     assert plan.standard_error(order, seconds * 2, 2) == pytest.approx(0.02 * math.sqrt(1 / 3) / 2)
     assert plan.standard_error(order, seconds, 1) == math.inf
 
 
-class _Spinning(_Captures):
+class _Spinning(_Device):
     """A device whose blocks take 100 us, a launch of the spinning kernel 1 us, and a cycle 0.5 ns."""
 
-    def _capture(  # type: ignore[override]
-        self, calls: Sequence[object], count: int, *, keep: bool = False, spin: int = 0
-    ) -> float:
+    def _capture(self, calls: Sequence[Any], count: int, *, spin: int = 0) -> Any:
         return 100e-6 + (1e-6 + spin * 0.5e-9 if spin else 0.0)
 
-    def _replay(self, made: Sequence[float], order: list[int], cold: bool) -> list[float]:  # type: ignore[override]
+    def _ready(self, graph: Any) -> Any:
+        return graph
+
+    def _replay(self, made: Sequence[Any], order: list[int], cold: bool) -> list[float]:
         return [made[number] for number in order]
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.003, 0.05])
 def test_a_planted_share_is_the_difference_of_two_arms_that_spin(share: float) -> None:
     job = Job([["a"], ["a"]], [], cold=False, planted=share)  # type: ignore[list-item]
-    baseline, candidate = (_Spinning()._capture(["a"], 9, spin=cycles) for cycles in _Spinning()._spins(job, 9))
-    assert candidate / baseline == pytest.approx(1 + share, abs=1e-5)
+    baseline, candidate = _Spinning()._graphs(job, 9)
+    assert candidate / baseline == pytest.approx(1 + share, abs=1e-5)  # type: ignore[operator]
     assert _Spinning()._spins(job._replace(planted=0.0), 9) == [0, 0]
 
 
@@ -318,9 +316,9 @@ def test_a_slower_arm_is_measured_as_slower(
     assert 1.2 < median[1] / median[0] < 8
 
 
-def test_what_a_call_takes_can_be_said_and_captures_leave_the_order_as_it_is(any_clock: Clock, device: str) -> None:
+def test_what_a_call_takes_can_be_said_and_executables_leave_the_order_as_it_is(any_clock: Clock, device: str) -> None:
     arms = [[_doubling(1 << 10, device)], [_doubling(1 << 10, device)]]
-    blocks = any_clock.quads(arms, quads=4, captures=Captures(3), seconds=5e-6)
+    blocks = any_clock.quads(arms, quads=4, executables=Executables(3), seconds=5e-6)
     assert {block.calls for block in blocks} == {40}, "as many as fill 0.2 ms"
     assert [(block.quad, block.position, block.arm) for block in blocks] == plan.palindromes(2, 4)
     assert all(block.seconds > 0 for block in blocks)

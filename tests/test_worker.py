@@ -346,10 +346,10 @@ def test_controls_are_in_the_first_launches_only() -> None:
     assert control.id not in work.arm
 
 
-def test_captures_are_added_for_a_share_of_the_margin_and_for_no_control() -> None:
+def test_cells_are_timed_to_a_share_of_the_margin_and_controls_are_not() -> None:
     hot, cold = (Cell("cpu", _case(SOUND), regime) for regime in ("hot", "cold"))
     control = Cell("torch", _case(SOUND), "hot")
-    settings = TimingSettings(capture_precision=0.25, cold_capture_precision=2.0, aa_cells=0)
+    settings = TimingSettings(launch_precision=0.25, cold_launch_precision=2.0, aa_cells=0)
     jobs = _work([hot, cold, control], frozenset({control.id}), timing=settings, margin=0.004).plan([]).jobs
     assert {job.cell: job.precision for job in jobs} == {hot.id: 0.001, cold.id: 0.008, control.id: 0.0}
 

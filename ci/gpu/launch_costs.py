@@ -1,10 +1,11 @@
-"""Where the time of a launch goes, and what several captures of a hot cell are worth.
+"""Where the time of a launch goes, and what several executables of a hot cell are worth.
 
     python ci/gpu/launch_costs.py [--suite reference] [--every 10] [--repeats 12] [--device cuda|cpu]
 
 Times every n-th cell of the suite as a launch would, this build against a copy of itself, and prints milliseconds a
 cell and step: once as in the first launch of a night, once as in later ones, which know what a call takes. Then repeats
-hot cells of the cuda backend with one capture and with several, and prints how far the effect sways: it should be 0.
+hot cells of the cuda backend with one executable of a graph and with several, and prints how far the effect sways: it
+should be 0.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from fp8bench.protocol import TimeJob, TimeRequest  # noqa: E402
 from fp8bench.spec import Cell  # noqa: E402
 from fp8bench.timing import plan  # noqa: E402
 
-# Of the worker and of either clock. `_probe` and `_captures` contain others, so they are not among them.
-STEPS = ("_buffers", "_bind", "_call_once", "_capture", "_replay", "_warm_up", "_block")
+# Of the worker and of either clock. `_probe` and `_series` contain others, so they are not among them.
+STEPS = ("_buffers", "_bind", "_call_once", "_capture", "_ready", "_replay", "_warm_up", "_block")
 LEVELS = ("per-token/bfloat16/128x4096", "group-128-row/bfloat16/128x4096", "per-token/bfloat16/16x896")
 Costs = dict[str, float]  # step -> seconds
 
@@ -56,7 +57,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timer(build: Path, copy: Path, device: Any, captures: int) -> worker._Timer:
+def timer(build: Path, copy: Path, device: Any, executables: int) -> worker._Timer:
     settings = TimingSettings()
     request = TimeRequest(
         device=device,
@@ -67,7 +68,7 @@ def timer(build: Path, copy: Path, device: Any, captures: int) -> worker._Timer:
         shared=("torch",),
         quads=settings.quads,
         cold_quads=settings.quads * (settings.cold_factor if device == "cuda" else 1),
-        captures=captures,
+        executables=executables,
         block_s=settings.block_ms * 1e-3,
         warmup_s=settings.warmup_ms * 1e-3,
     )
@@ -104,7 +105,7 @@ def _watched(step: Callable[..., Any], name: str, costs: Costs) -> Callable[...,
 def print_costs(options: argparse.Namespace, build: Path, copy: Path) -> None:
     every = suite.load(options.suite, options.device).cells[:: options.every]
     cells = [cell for cell in every if (cell.backend, options.device) not in CHECKED_ONLY]
-    made = timer(build, copy, options.device, TimingSettings().captures)
+    made = timer(build, copy, options.device, TimingSettings().executables)
     call_s: dict[str, float] = {}
     print(f"milliseconds a cell\n{'':24}{'cells':>6}{'all':>9}" + "".join(f"{step:>12}" for step in STEPS))
     for title in ("first launch", "later launch"):
@@ -127,11 +128,13 @@ def print_costs(options: argparse.Namespace, build: Path, copy: Path) -> None:
 
 
 def print_levels(options: argparse.Namespace, build: Path, copy: Path) -> None:
-    several = TimingSettings().captures
-    print(f"\nstandard deviation of the effect over {options.repeats} repeats, percent, with 1 and {several} captures")
+    several = TimingSettings().executables
+    print(
+        f"\nstandard deviation of the effect over {options.repeats} repeats, percent, with 1 and {several} executables"
+    )
     for case in LEVELS:
         cell = Cell.parse(f"cuda/{case}/hot")
-        both = [_sway(timer(build, copy, options.device, captures), cell, options.repeats) for captures in (1, several)]
+        both = [_sway(timer(build, copy, options.device, count), cell, options.repeats) for count in (1, several)]
         print(f"  {cell.id:50}" + "".join(f"{100 * value:10.3f}" for value in both))
 
 

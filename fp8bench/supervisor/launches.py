@@ -46,7 +46,7 @@ class _Session:
             shared=self.shared,
             quads=timing.quads,
             cold_quads=timing.quads * (timing.cold_factor if self.device == "cuda" else 1),
-            captures=timing.captures,
+            executables=timing.executables,
             series=timing.series,
             block_s=timing.block_ms * 1e-3,
             warmup_s=timing.warmup_ms * 1e-3,

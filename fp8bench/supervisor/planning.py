@@ -91,11 +91,11 @@ class Work:
         return planting.share_of(self.timing.planted, job.cell) or 0.0
 
     def _precision(self, job: TimeJob) -> float:
-        """Standard error within the launch for which more captures are taken; 0 for what cannot differ."""
+        """Standard error within the launch for which more of the cell is timed; 0 for what cannot differ."""
         if job.cell in self.controls:
             return 0.0
         cold = job.cell.endswith("/cold")
-        return self.margin * (self.timing.cold_capture_precision if cold else self.timing.capture_precision)
+        return self.margin * (self.timing.cold_launch_precision if cold else self.timing.launch_precision)
 
     def _is_done(self, job: TimeJob, past: Sequence[Launch]) -> bool:
         if job.cell in self.controls:

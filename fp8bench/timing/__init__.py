@@ -9,9 +9,9 @@ seconds = clock.isolated(calls, cold=True)            # one arm: seconds a call 
 
 from __future__ import annotations
 
-from .clock import BLOCK_S, WARMUP_S, Block, Call, Captures, Clock
+from .clock import BLOCK_S, WARMUP_S, Block, Call, Clock, Executables
 
-__all__ = ["Block", "Call", "Captures", "Clock", "clock_for"]
+__all__ = ["Block", "Call", "Clock", "Executables", "clock_for"]
 
 
 def clock_for(device: str, block_s: float = BLOCK_S, warmup_s: float = WARMUP_S) -> Clock:

@@ -26,10 +26,10 @@ class Block(NamedTuple):
     seconds: float  # a call
 
 
-class Captures(NamedTuple):
-    """Over how many captures of a CUDA graph the quads of two arms are spread, where captures differ.
+class Executables(NamedTuple):
+    """Over how many executables of a CUDA graph the quads of two arms are spread, where they differ.
 
-    A *series* is `each` captures with all quads of the order. Series follow each other until the standard error of
+    A *series* is `each` executables with all quads of the order. Series follow each other until the standard error of
     the effect is at most `precision` (log-ratio), or `series` are done.
     """
 
@@ -44,7 +44,7 @@ class Job(NamedTuple):
     arms: list[Sequence[Call]]
     order: list[tuple[int, int, int]]  # (quad, position, arm) of each block of a series
     cold: bool
-    captures: Captures = Captures()
+    executables: Executables = Executables()
     seconds: float = 0.0  # a call, of the slowest arm; 0: not known
     planted: float = 0.0  # share by which every block of the last arm is made longer on purpose
 
@@ -95,18 +95,18 @@ class Clock(ABC):
         quads: int,
         *,
         cold: bool = False,
-        captures: Captures = Captures(),  # noqa: B008 a value
+        executables: Executables = Executables(),  # noqa: B008 a value
         seconds: float = 0.0,
         planted: float = 0.0,
     ) -> list[Block]:
         """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
 
-        captures: how the quads are spread over captures, and when there are more of both.
+        executables: over how many the quads are spread, and when there are more of both.
         seconds: that a call is known to take, which spares finding out. planted: share by which each block of the last
         arm is really made longer, by waiting at its end: 0.01 is 1%. Errors of a callable propagate.
         """
         order = plan.palindromes(len(arms), quads)
-        job = Job([_sets(arm, cold) for arm in arms], order, cold, captures, seconds, planted)
+        job = Job([_sets(arm, cold) for arm in arms], order, cold, executables, seconds, planted)
         calls, times = self._time(job)
         places = plan.in_series(order, len(times) // len(order))
         return [Block(*place, calls, value) for place, value in zip(places, times, strict=True)]

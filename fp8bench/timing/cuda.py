@@ -32,9 +32,9 @@ _Arm = tuple[Sequence[Call], int]  # callables, cycles to spin behind the last o
 class CudaGraphClock(Clock):
     """Times calls on the current CUDA device.
 
-    A block is one replay of a graph of many calls, so no launch cost of the host is inside. All blocks of a
-    measurement are enqueued before the first result is awaited: the device never waits for the host between blocks.
-    The first capture of a cell is never timed (one was seen to run 10% faster than all later ones); whether its calls
+    A block is one replay of a graph of many calls, so no launch cost of the host is inside. All blocks of a series
+    are enqueued before the first result is awaited: the device never waits for the host between blocks.
+    The first graph of a cell is never timed (one was seen to run 10% faster than all later ones); whether its calls
     overlap is read from it.
     """
 
@@ -74,14 +74,14 @@ class CudaGraphClock(Clock):
             self._flush()
             torch.cuda.synchronize()
 
-    def _capture(self, calls: Sequence[Call], count: int, *, keep: bool = False, spin: int = 0) -> torch.cuda.CUDAGraph:
-        """A graph of `count` calls that take turns; `keep` keeps what can be read of it, and makes it ready later.
+    def _capture(self, calls: Sequence[Call], count: int, *, spin: int = 0) -> torch.cuda.CUDAGraph:
+        """A graph of `count` calls that take turns, not yet ready to run.
 
         spin: cycles for which the device does nothing behind the last call; 0: no such kernel is there.
 
         Not `torch.cuda.graph`, which collects garbage and empties the allocator's cache each time (0.1 s).
         """
-        graph = torch.cuda.CUDAGraph(keep_graph=keep)
+        graph = torch.cuda.CUDAGraph(keep_graph=True)
         # Results that a callable allocates live until its set comes round again, so that they rotate as well.
         results: deque[object] = deque(maxlen=len(calls))
         # Collecting garbage may free device resources, which would break a capture.
@@ -100,7 +100,10 @@ class CudaGraphClock(Clock):
             graph.capture_end()
         return graph
 
-    def _replay(self, made: list[torch.cuda.CUDAGraph], order: list[int], cold: bool) -> list[float]:
+    def _ready(self, graph: torch.cuda.CUDAGraph) -> graphs.Executable:
+        return graphs.Executable(graph.raw_cuda_graph())
+
+    def _replay(self, made: Sequence[graphs.Executable], order: list[int], cold: bool) -> list[float]:
         """Seconds of one replay of `made[i]` for each i in `order`."""
         starts = [torch.cuda.Event(enable_timing=True) for _ in order]  # type: ignore[no-untyped-call]
         ends = [torch.cuda.Event(enable_timing=True) for _ in order]  # type: ignore[no-untyped-call]
@@ -109,7 +112,7 @@ class CudaGraphClock(Clock):
                 if cold:
                     self._flush()
                 start.record()
-                made[number].replay()
+                made[number].launch(self._stream.cuda_stream)
                 end.record()
             self._stream.synchronize()
         return [start.elapsed_time(end) * 1e-3 for start, end in zip(starts, ends, strict=True)]
@@ -137,10 +140,10 @@ class CudaGraphClock(Clock):
         each = [[(block.quad, block.seconds) for block in blocks if block.arm == number] for number in (0, 1)]
         return plan.by_difference(*each)
 
-    def _probe(self, arms: list[torch.cuda.CUDAGraph], cold: bool) -> float:
+    def _probe(self, arms: Sequence[torch.cuda.CUDAGraph], cold: bool) -> float:
         """Seconds a call of the slowest arm, roughly; arms: a graph of PROBE_CALLS calls each."""
         order = list(range(len(arms))) * PROBE_REPLAYS
-        seconds = self._replay(arms, order, cold)
+        seconds = self._replay(list(map(self._ready, arms)), order, cold)
         slowest = max(min(seconds[arm :: len(arms)]) for arm in range(len(arms)))
         return max(slowest, EVENT_RESOLUTION_S) / PROBE_CALLS
 
@@ -153,60 +156,61 @@ class CudaGraphClock(Clock):
         if not job.planted:
             return [0] * len(job.arms)
         both = [self._capture(job.arms[0], calls, spin=cycles) for cycles in SPIN_CYCLES]
-        seconds = self._replay(both, [0, 1] * (SPIN_REPLAYS + 1), job.cold)[2:]
+        seconds = self._replay(list(map(self._ready, both)), [0, 1] * (SPIN_REPLAYS + 1), job.cold)[2:]
         short, long = median(seconds[::2]), median(seconds[1::2])
         shares = [job.planted_in(arm) for arm in range(len(job.arms))]
         return [plan.spin_cycles(share, short, long, *SPIN_CYCLES) for share in shares]
 
-    def _captures(self, arms: Sequence[_Arm], calls: int, first: int, count: int) -> list[list[torch.cuda.CUDAGraph]]:
-        """Graphs of `calls` calls, one an arm, for each of `count` captures from number `first` on.
-
-        Which arm is captured first alternates.
-        """
-        captures = []
-        for number in range(first, first + count):
-            backwards = number % 2 == 1
-            made = self._capture_each(arms[::-1] if backwards else arms, calls)
-            captures.append(made[::-1] if backwards else made)
-        return captures
-
-    def _capture_each(self, arms: Sequence[_Arm], calls: int) -> list[torch.cuda.CUDAGraph]:
-        """A graph an arm; equal arms, which cannot differ, share one."""
+    def _graphs(self, job: Job, calls: int) -> list[torch.cuda.CUDAGraph]:
+        """A graph of `calls` calls for each arm; equal arms, which cannot differ, share one."""
         made: list[torch.cuda.CUDAGraph] = []
-        for number, arm in enumerate(arms):
-            same = arms.index(arm)
-            made.append(made[same] if same < number else self._capture(arm[0], calls, spin=arm[1]))
+        arms = list(zip(job.arms, self._spins(job, calls), strict=True))
+        for number, (arm, spin) in enumerate(arms):
+            same = arms.index((arm, spin))
+            made.append(made[same] if same < number else self._capture(arm, calls, spin=spin))
         return made
+
+    def _executables(
+        self, arms: Sequence[torch.cuda.CUDAGraph], first: int, count: int
+    ) -> list[list[graphs.Executable]]:
+        """Executables, one an arm, from number `first` on, `count` times; which arm comes first alternates."""
+        found = []
+        for number in range(first, first + count):
+            forth = arms[:: -1 if number % 2 else 1]
+            made = {id(graph): self._ready(graph) for graph in dict.fromkeys(forth)}
+            found.append([made[id(graph)] for graph in arms])
+        return found
 
     def _time(self, job: Job) -> tuple[int, list[float]]:
         self._call_once([*job.arms, [partial(_spin, 1)]] if job.planted else job.arms)
-        first = [self._capture(arm, PROBE_CALLS, keep=True) for arm in job.arms]
+        first = [self._capture(arm, PROBE_CALLS) for arm in job.arms]
         per_call = job.seconds or self._probe(first, job.cold)
         calls = self._calls(per_call, min(map(len, job.arms)), job.cold)
-        arms = list(zip(job.arms, self._spins(job, calls), strict=True))
-        count = job.captures.each if self._differ(job, first) else 1
+        arms = self._graphs(job, calls)
+        count = job.executables.each if self._differ(job, first) else 1
         rounds = max(1, round(self.warmup_s / (per_call * calls * len(job.arms))))
         seconds: list[float] = []
-        for series in range(job.captures.series):
-            captures = self._captures(arms, calls, series * count, count)
-            seconds += self._series(job, captures, rounds if series == 0 else 1)
-            if count == 1 or plan.standard_error(job.order, seconds, count) <= job.captures.precision:
+        for series in range(job.executables.series):
+            made = self._executables(arms, series * count, count)
+            seconds += self._series(job, made, rounds if series == 0 else 1)
+            if count == 1 or plan.standard_error(job.order, seconds, count) <= job.executables.precision:
                 break
         return calls, [value / calls for value in seconds]
 
-    def _differ(self, job: Job, first: Sequence[torch.cuda.CUDAGraph]) -> bool:
-        """Whether captures of a cell differ from each other, which several then average over.
+    def _differ(self, job: Job, arms: Sequence[torch.cuda.CUDAGraph]) -> bool:
+        """Whether executables of one graph differ from each other, which several then average over.
 
-        Calls that overlap their neighbours take one of two times, which last as long as the captured graph; and with
-        cold caches it shows where a graph's own data lie.
+        Calls that overlap their neighbours take one of several times, which last as long as the executable; and with
+        cold caches it shows where its own data lie.
         """
-        return job.captures.each > 1 and (job.cold or any(graphs.overlaps(graph.raw_cuda_graph()) for graph in first))
+        several = job.executables.each > 1
+        return several and (job.cold or any(graphs.overlaps(graph.raw_cuda_graph()) for graph in arms))
 
-    def _series(self, job: Job, captures: list[list[torch.cuda.CUDAGraph]], rounds: int) -> list[float]:
+    def _series(self, job: Job, made: list[list[graphs.Executable]], rounds: int) -> list[float]:
         """Seconds of each block of the order, after so many rounds of warm-up."""
-        warmup, order = plan.replays(job.order, len(job.arms), len(captures), rounds)
+        warmup, order = plan.replays(job.order, len(job.arms), len(made), rounds)
         # One queue for warm-up and blocks: the first timed block starts on a busy device.
-        every = [graph for capture in captures for graph in capture]
+        every = [executable for arms in made for executable in arms]
         return self._replay(every, warmup + order, job.cold)[len(warmup) :]
 
 

@@ -61,30 +61,30 @@ def _quads(order: Sequence[tuple[int, int, int]]) -> int:
     return 1 + max(quad for quad, _, _ in order)
 
 
-def standard_error(order: Sequence[tuple[int, int, int]], seconds: Sequence[float], captures: int) -> float:
-    """Standard error of the mean effect (log-ratio) of arm 1 over arm 0, from how far captures differ.
+def standard_error(order: Sequence[tuple[int, int, int]], seconds: Sequence[float], executables: int) -> float:
+    """Standard error of the mean effect (log-ratio) of arm 1 over arm 0, from how far executables differ.
 
-    order: of one series. seconds: of the blocks of one series or several, `captures` each. Infinite with one capture.
+    order: of one series. seconds: of the blocks of one series or several, `executables` each. Infinite with one.
     """
     quads, logs = _quads(order), (math.log(max(value, sys.float_info.min)) for value in seconds)
     found: dict[int, tuple[list[float], list[float]]] = {}
     for (quad, _, arm), value in zip(in_series(order, len(seconds) // len(order)), logs, strict=True):
-        found.setdefault(quad * captures // quads, ([], []))[arm].append(value)
+        found.setdefault(quad * executables // quads, ([], []))[arm].append(value)
     effects = [fmean(candidate) - fmean(baseline) for baseline, candidate in found.values()]
     return stdev(effects) / math.sqrt(len(effects)) if len(effects) > 1 else math.inf
 
 
 def replays(
-    order: Sequence[tuple[int, int, int]], arms: int, captures: int, rounds: int
+    order: Sequence[tuple[int, int, int]], arms: int, executables: int, rounds: int
 ) -> tuple[list[int], list[int]]:
     """Which graph each replay takes: of the warm-up (so many rounds in all), and of the blocks of `order`.
 
-    Graphs are numbered capture by capture, arms within them. Neighbouring quads share a capture, and each capture
+    Graphs are numbered executable by executable, arms within them. Neighbouring quads share one, and each
     serves as many quads as another, give or take one.
     """
     quads = _quads(order)
-    blocks = [quad * captures // quads * arms + arm for quad, _, arm in order]
-    return list(range(captures * arms)) * max(1, math.ceil(rounds / captures)), blocks
+    blocks = [quad * executables // quads * arms + arm for quad, _, arm in order]
+    return list(range(executables * arms)) * max(1, math.ceil(rounds / executables)), blocks
 
 
 def by_difference(with_call: Sequence[tuple[int, float]], without: Sequence[tuple[int, float]]) -> list[float]:
