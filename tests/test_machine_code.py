@@ -17,8 +17,8 @@ from fp8bench import builds, config, paths, resources, toolchain
 from fp8bench.errors import ToolchainError
 
 ARCHITECTURES = ("89", "90", "100")
-KERNELS = 345  # 115 for each dtype
-EMPTY = 3 * (2 * 23 + 4)  # before sm_90: two of the three starts of 23 kernels, one of the two of 4
+KERNELS = 354  # 118 for each dtype
+EMPTY = 3 * (2 * 23 + 7)  # before sm_90: two of the three starts of 23 kernels, one of the two of 7
 DESIGNS = (
     "quantize_usual_by_lanes",
     "quantize_by_lanes",

@@ -23,16 +23,22 @@ struct ByLanes {
   Start rows, columns;
 };
 constexpr ByLanes kByLanes[] = {
-    {4, 8, 128, Start::kAtOnce, Start::kAtOnce},
-    {16, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {32, 8, 128, Start::kAtOnce, Start::kAtOnce},
     {56, 16, 256, Start::kBehindLoads, Start::kBehindLoads},
     {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {kBeyond, 16, 256, Start::kBehindLoads, Start::kAtOnce},
 };
+constexpr ByLanes kByLanesAlone[] = {
+    {4, 8, 128, Start::kAlone, Start::kAlone},
+    {8, 8, 256, Start::kAlone, Start::kAlone},
+    {16, 8, 128, Start::kAlone, Start::kAlone},
+    {64, 8, 256, Start::kAlone, Start::kAlone},
+    {kBeyond, 16, 128, Start::kAlone, Start::kAlone},
+};
 
 // Tokens, and tensors that a block or cluster takes: by elements in all. The fewest vectors a thread with which neither
-// a block nor all blocks have too many threads. Behind blocks of one warp the successor always starts at once.
+// a block nor all blocks have too many threads; those count where blocks share multiprocessors, or are alone. Behind
+// blocks of one warp the successor always starts at once.
 struct ByBlocks {
   unsigned up_to;
   unsigned threads; // a block, at most
@@ -40,10 +46,17 @@ struct ByBlocks {
   Start start;
 };
 constexpr ByBlocks kByBlocks[] = {
-    {16, 512, 1, Start::kAtOnce},
+    {8, 512, 1, Start::kAtOnce},
+    {16, 128, 1, Start::kBehindLoads},
     {32, 512, 1, Start::kBehindLoads},
     {56, 448, kBeyond, Start::kBehindLoads},
+    {256, 448, kBeyond, Start::kAtOnce},
+    {512, 224, kBeyond, Start::kAtOnce},
     {kBeyond, 448, kBeyond, Start::kAtOnce},
+};
+constexpr ByBlocks kByBlocksAlone[] = {
+    {32, 512, 1, Start::kAlone},
+    {kBeyond, 448, kBeyond, Start::kAlone},
 };
 
 // Tensors that two kernels take: by packs. The one looks for the largest magnitude, the other quantizes.
@@ -59,8 +72,15 @@ constexpr ByTiles kByTiles[] = {
     {2, 1, 2, 2, 256},
     {7, 1, 2, 4, 128},
     {16, 1, 4, 2, 256},
-    {28, 1, 4, 1, 512},
-    {32, 2, 2, 4, 128},
+    {32, 1, 4, 4, 128},
+    {256, 2, 4, 4, 128},
+    {kBeyond, 4, 4, 4, 128},
+};
+constexpr ByTiles kByTilesAlone[] = {
+    {2, 1, 1, 2, 256},
+    {8, 1, 4, 2, 128},
+    {16, 2, 4, 1, 256},
+    {64, 2, 4, 2, 256},
     {256, 2, 4, 4, 128},
     {kBeyond, 4, 4, 4, 128},
 };
@@ -124,6 +144,13 @@ const Row &row_for(uint64_t size, const Row (&rows)[kRows], const Machine &machi
   return rows[kRows - 1];
 }
 
+// Of the table for calls that overlap their neighbours, or of that for those that are alone.
+template <class Row, size_t kRows, size_t kRowsAlone>
+const Row &row_for(uint64_t size, const Row (&rows)[kRows], const Row (&alone)[kRowsAlone], const Machine &machine,
+                   const Forced &forced) {
+  return forced.overlaps ? row_for(size, rows, machine) : row_for(size, alone, machine);
+}
+
 inline int choose_start(Start start, const Forced &forced) {
   if (forced.start && forced.waits) return std::min(int(forced.start) - 1, index_of(Start::kBehindLoads));
   return index_of(forced.overlaps ? start : Start::kAlone);
@@ -175,7 +202,8 @@ inline Grid choose_lanes_grid(uint64_t tokens, uint64_t groups, int log, unsigne
 inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, unsigned vector, Fit fit,
                            bool column_major, bool usual, const Machine &machine, const Forced &forced) {
   const uint64_t length = packs * vector;
-  const ByLanes &row = row_for(weight(tokens * groups * packs, vector > 1), kByLanes, machine);
+  const uint64_t in_all = weight(tokens * groups * packs, vector > 1);
+  const ByLanes &row = row_for(in_all, kByLanes, kByLanesAlone, machine, forced);
   const int held = vector > 1 ? choose_held(vector < 8 ? kLaneElements[0] : row.held, length, vector, forced) : 0;
   const uint64_t elements = vector > 1 ? kLaneElements[held] : kLaneSingles;
   int log = 0;
@@ -197,7 +225,9 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
 inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, bool usual, unsigned cluster,
                             const Machine &machine, const Forced &forced) {
   const uint64_t share = divide_up(packs, cluster), in_all = weight(segments * packs, vectors);
-  const ByBlocks &row = row_for(in_all, kByBlocks, machine);
+  const ByBlocks &row = row_for(in_all, kByBlocks, kByBlocksAlone, machine, forced);
+  const bool apart = forced.overlaps && segments <= uint64_t(machine.multiprocessors);
+  const uint64_t most_in_all = apart ? kBeyond : uint64_t(machine.threads) / 16 * row.in_all;
   const bool few = in_all <= uint64_t(machine.threads) * kOddAtOnce / 16;
   Choice choice;
   for (int i = 0; i < (vectors ? 4 : 1); ++i) {
@@ -210,7 +240,7 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, boo
     const Start start = !usual ? odd : needed == kWarp ? Start::kAtOnce : row.start;
     choice = {true, i, grid, choose_start(start, forced)};
     const unsigned most = cluster > 1 ? kClusterThreads : row.threads;
-    if (needed <= most && segments * needed <= uint64_t(machine.threads) / 16 * row.in_all) break;
+    if (needed <= most && segments * needed <= most_in_all) break;
   }
   return choice;
 }
@@ -233,9 +263,13 @@ inline unsigned choose_cluster(uint64_t packs, bool vectors, const Machine &mach
   return machine.hopper && packs <= (forced.overlaps ? kOneCluster : kOneClusterAlone) ? kMostCluster : 0;
 }
 
+inline const ByTiles &row_for_tiles(uint64_t packs, const Machine &machine, const Forced &forced) {
+  return row_for(packs, kByTiles, kByTilesAlone, machine, forced);
+}
+
 // How many packs a thread of quantize_tiles holds; grid.blocks is for the caller, who knows the rows.
 inline Choice choose_tiles(uint64_t packs, bool vectors, const Machine &machine, const Forced &forced) {
-  const ByTiles &row = row_for(packs, kByTiles, machine);
+  const ByTiles &row = row_for_tiles(packs, machine, forced);
   const int wanted = forced.vectors ? int(forced.vectors) : row.vectors;
   int i = 0;
   while (vectors && i < 2 && kTileVectors[i] != wanted) ++i;
@@ -245,7 +279,7 @@ inline Choice choose_tiles(uint64_t packs, bool vectors, const Machine &machine,
 // Blocks that look for the largest magnitude of `packs` packs: a multiple of 4, as max_of_array wants it.
 inline unsigned choose_maxima_blocks(uint64_t packs, const Machine &machine, const Forced &forced) {
   const unsigned unit = std::max(machine.multiprocessors / kMaximaUnit, 1) * kMaximaUnit;
-  const unsigned units = forced.maxima ? forced.maxima : row_for(packs, kByTiles, machine).units;
+  const unsigned units = forced.maxima ? forced.maxima : row_for_tiles(packs, machine, forced).units;
   return std::min<unsigned>(units * unit, kMostMaxima);
 }
 
@@ -268,7 +302,7 @@ inline MaximaChoice choose_maxima(uint64_t rows, uint64_t row, uint64_t held, co
 // Blocks, threads and packs of largest_of_row: as few steps as the blocks allow, all blocks with the same share.
 inline Choice choose_row_maxima(uint64_t packs, const Machine &machine, const Forced &forced) {
   const uint64_t most = choose_maxima_blocks(packs, machine, forced), share = divide_up(packs, most);
-  const int usual = row_for(packs, kByTiles, machine).maxima_vectors;
+  const int usual = row_for_tiles(packs, machine, forced).maxima_vectors;
   const int wanted = forced.maxima_vectors ? 1 << (forced.maxima_vectors - 1) : usual;
   int i = 0;
   while (i < 2 && kTileVectors[i] != wanted) ++i;

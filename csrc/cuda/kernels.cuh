@@ -35,7 +35,7 @@ struct Kernels {
   BySegments usual_by_warps[kStarts][3];                              // ...; kLaneElements
   ByBlocks usual_by_blocks[kStarts][2][4];                            // ...; clusters of blocks; kBlockVectors
   ByBlocks odd_by_blocks[2][4];                       // start at once, behind the loads; kBlockVectors
-  LargestOfRow largest_of_row[3];                     // kTileVectors
+  LargestOfRow largest_of_row[2][3];                  // overlaps its predecessor, alone; kTileVectors
   Row row[3];
 
   // Any case. Where there are two rows: with vectors, with single elements.
@@ -93,15 +93,19 @@ template <class Pack, int kHeld> constexpr void add_blocks(Kernels &all) {
   all.odd_by_blocks[1][kHeld] = quantize_by_blocks<Pack, kPacks, Start::kBehindLoads, Case::kOdd, true>;
 }
 
+template <class Pack, int kHeld> constexpr void add_row(Kernels &all) {
+  all.largest_of_row[0][kHeld] = largest_of_row<Pack, kTileVectors[kHeld], kUsualStart>;
+  all.largest_of_row[1][kHeld] = largest_of_row<Pack, kTileVectors[kHeld], Start::kAlone>;
+  all.row[kHeld] = quantize_row<Pack, kTileVectors[kHeld]>;
+}
+
 template <class Input> constexpr Kernels kernels_for() {
   using V = Vector<Input>;
   using S = Single<Input>;
   Kernels all{};
   add_usual_segments<V, Start::kAtOnce>(all), add_usual_segments<V, Start::kBehindLoads>(all);
   add_usual_segments<V, Start::kAlone>(all);
-  all.largest_of_row[0] = largest_of_row<V, 1>, all.row[0] = quantize_row<V, 1>;
-  all.largest_of_row[1] = largest_of_row<V, 2>, all.row[1] = quantize_row<V, 2>;
-  all.largest_of_row[2] = largest_of_row<V, 4>, all.row[2] = quantize_row<V, 4>;
+  add_row<V, 0>(all), add_row<V, 1>(all), add_row<V, 2>(all);
 
   add_lanes<V, 0>(all), add_lanes<V, 1>(all), add_lanes<V, 2>(all);
   add_lanes<V, 3>(all), add_lanes<V, 4>(all), add_lanes<V, 5>(all);

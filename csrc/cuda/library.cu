@@ -204,8 +204,8 @@ cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &
   const Stream stream(args, machine);
   auto *maxima = static_cast<uint32_t *>(args.workspace);
   const Choice choice = choose_row_maxima(packs, machine, Forced(args, machine));
-  if (cudaError_t error = launch(kernels.largest_of_row[choice.kernel], choice.grid, stream, args.x, packs, maxima))
-    return error;
+  const auto largest = kernels.largest_of_row[!stream.overlaps][choice.kernel];
+  if (cudaError_t error = launch(largest, choice.grid, stream, args.x, packs, maxima)) return error;
   const auto share = static_cast<uint64_t>(kTileVectors[tiles.kernel]) * tiles.grid.threads;
   const Grid grid{static_cast<unsigned>(divide_up(packs, share)), tiles.grid.threads};
   return launch(kernels.row[tiles.kernel], grid, Stream(args, machine.hopper), args.x, args.codes, args.scales, packs,

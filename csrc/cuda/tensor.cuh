@@ -69,17 +69,19 @@ __global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
 
-// The usual case of the same: one row of `packs` packs, fewer than 2^31. All blocks step over it together.
-template <class Pack, int kPacks>
+// The usual case of the same: one row of `packs` packs, fewer than 2^31. All blocks step over it together. Where it does
+// not start alone it lets the second kernel, which reads x before its own wait, start behind the wait.
+template <class Pack, int kPacks, Start kStart>
 __global__ void __launch_bounds__(kMostMaximaThreads) largest_of_row(const void *x, uint32_t packs, uint32_t *maxima) {
+  if constexpr (!kRunsHere<kStart>) return;
   __shared__ uint32_t slots[kMostWarps];
   const uint32_t step = blockDim.x * kPacks;
   const UpTo bound{packs - 1};
   const auto *all = static_cast<const typename Pack::Storage *>(x);
   uint32_t first = blockIdx.x * step + threadIdx.x;
   Packs<Pack, kPacks> mine;
-  wait_for_predecessor(all + bound.at(first, 0) * Pack::kElements);
-  let_successor_start(); // behind the wait: the second kernel reads x before its own
+  wait_unless_alone<kStart>(all + bound.at(first, 0) * Pack::kElements);
+  let_successor_start();
   mine.load(all, first, blockDim.x, bound);
   uint32_t largest = mine.largest();
   while ((first += gridDim.x * step) < packs) {
