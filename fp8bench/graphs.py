@@ -7,6 +7,7 @@ driver of CUDA 12.4 or newer; what cannot be read is None, never an error.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from functools import cache
@@ -94,14 +95,11 @@ class Executable:
     def __init__(self, graph: int) -> None:
         self._handle = c_void_p()
         _require("cuGraphInstantiateWithFlags", byref(self._handle), c_void_p(graph), c_ulonglong(0))
+        weakref.finalize(self, _status, "cuGraphExecDestroy", self._handle).atexit = False
 
     def launch(self, stream: int) -> None:
         """Enqueue it on `stream` (cudaStream_t)."""
         _require("cuGraphLaunch", self._handle, c_void_p(stream))
-
-    def __del__(self) -> None:
-        if self._handle:
-            _status("cuGraphExecDestroy", self._handle)
 
 
 def _require(name: str, *arguments: Any) -> None:
