@@ -103,6 +103,17 @@ def test_drawn_nights_have_the_cells_asked_for_and_keep_launches_together() -> N
     assert not drawn[CELLS[0]].equals(drawn[CELLS[0].replace("cuda", "cuda~1")])
 
 
+def test_nights_of_different_cells_are_drawn_each_from_its_own_launches() -> None:
+    """Launches of the one night say nothing of the cells of the other: none of a drawn night is missing."""
+    first = pd.DataFrame({CELLS[0]: np.arange(40.0), CELLS[1]: np.arange(40.0) + 0.5})
+    second = pd.DataFrame({CELLS[2]: np.arange(100.0, 112.0)}, index=range(40, 52))
+    drawn = Pool.of(pd.concat([first, second]), 30).draw(400, np.random.default_rng(1))
+    assert drawn.notna().all(axis=None)
+    assert set(drawn[CELLS[0]]) == set(first[CELLS[0]])
+    assert set(drawn[CELLS[2]]) == set(second[CELLS[2]])
+    assert (drawn[CELLS[1]] - drawn[CELLS[0]] == 0.5).all()
+
+
 def test_copies_of_a_backend_make_one_mail() -> None:
     pool = Pool.of(launches(), 60)
     quiet = pool.draw(6, np.random.default_rng(2))

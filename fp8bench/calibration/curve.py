@@ -25,7 +25,7 @@ from ..config import TimingSettings, VerdictSettings
 from ..records import Rate
 from ..screening import family_of
 from ..verdicts.power import Power
-from .resample import Outcome, Pool, Rules, moved_nights, nights
+from .resample import Drawable, Outcome, Pool, Rules, moved_nights, nights
 from .sources import Source
 
 Progress = Callable[[str, int, int], None]  # what, done, total
@@ -245,8 +245,8 @@ def _covered(
 ) -> Coverage:
     """Launches are drawn with replacement: then what the interval estimates is known, the mean of those stored."""
     repeats = -(-INTERVALS // effects.shape[1])
-    drawn = effects.to_numpy()[generator.integers(0, len(effects), (launches, repeats))]
-    found = stats.estimates(pd.DataFrame(drawn.reshape(launches, -1)), 0.0, settings.confidence)
+    drawn = Drawable(effects).draw(launches, repeats, generator)
+    found = stats.estimates(pd.DataFrame(drawn), 0.0, settings.confidence)
     means = np.tile(effects.mean().to_numpy(), repeats)[found.index.to_numpy(dtype=int)]
     lower, upper = found["lower"].to_numpy(), found["upper"].to_numpy()
     return Coverage(

@@ -18,6 +18,30 @@ from ..verdicts.decisions import Decisions, Launches, decide
 from .spending import confirmed, screened
 
 
+class Drawable:
+    """Effects to draw launches from, with replacement: cells that were timed in the same launches stay together.
+
+    A cell that other launches did not time is drawn from its own alone, so nights of different cells can be pooled.
+    """
+
+    def __init__(self, effects: pd.DataFrame) -> None:
+        """effects: launches x cells; NaN where a launch did not time a cell, and each was timed in one at least."""
+        values = effects.to_numpy(dtype=float)
+        own_first = np.argsort(np.isnan(values), axis=0, kind="stable")
+        self._values = np.take_along_axis(values, own_first, axis=0)
+        self._counts = (~np.isnan(values)).sum(axis=0)
+
+    @property
+    def cells(self) -> int:
+        return int(self._values.shape[1])
+
+    def draw(self, launches: int, copies: int, generator: np.random.Generator) -> Floats:
+        """Effects of so many launches of `copies` of all cells, one copy beside the other."""
+        every = len(self._values)
+        chosen = generator.integers(0, every, (copies, launches, 1)) * self._counts // every
+        return np.concatenate(list(np.take_along_axis(self._values[None], chosen, axis=1)), axis=1)
+
+
 @dataclass(frozen=True)
 class Pool:
     """Stored launches to draw from, repeated until a night has as many cells as it shall have.
@@ -26,7 +50,7 @@ class Pool:
     families of their own.
     """
 
-    values: Floats  # launches x measured cells
+    stored: Drawable
     cells: tuple[str, ...]  # of a night: all copies, sorted
     order: NDArray[np.intp]  # of each: its place when one copy follows the other
 
@@ -41,11 +65,11 @@ class Pool:
         copies = max(1, -(-cells // effects.shape[1]))
         names = np.array([_copied(str(cell), copy) for copy in range(copies) for cell in effects.columns], dtype=object)
         order = np.argsort(names)
-        return cls(effects.to_numpy(dtype=float), tuple(names[order]), order)
+        return cls(Drawable(effects), tuple(names[order]), order)
 
     @property
     def copies(self) -> int:
-        return len(self.cells) // int(self.values.shape[1])
+        return len(self.cells) // self.stored.cells
 
     @property
     def families(self) -> list[str]:
@@ -54,8 +78,7 @@ class Pool:
 
     def draw(self, launches: int, generator: np.random.Generator) -> pd.DataFrame:
         """Effects of so many launches of all cells, drawn with replacement."""
-        chosen = generator.integers(0, len(self.values), (self.copies, launches))
-        drawn = np.concatenate([self.values[rows] for rows in chosen], axis=1)
+        drawn = self.stored.draw(launches, self.copies, generator)
         return pd.DataFrame(drawn[:, self.order], columns=self._columns)
 
     def shifts(self, family: str, effect: float) -> NDArray[np.float64]:
