@@ -179,6 +179,13 @@ def test_series_go_on_until_the_effect_is_precise(sway: float, overlaps: bool, p
     assert clock.made == series * (4 if overlaps else 1) * 2
 
 
+@pytest.mark.parametrize(("precision", "series"), [(1e9, 1), (0.0, 3)])
+def test_a_cpu_goes_on_as_well(clock: Clock, precision: float, series: int) -> None:
+    arm = [_doubling(1 << 10, "cpu")]
+    blocks = clock.quads([arm, arm], quads=4, executables=Executables(1, precision, 3))
+    assert [block.quad for block in blocks[::4]] == list(range(4 * series))
+
+
 def test_the_standard_error_is_that_of_the_executables() -> None:
     order = plan.palindromes(2, 4)
     effects = {0: 0.01, 1: 0.03}  # of the two executables, each with two quads

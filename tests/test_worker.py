@@ -119,7 +119,7 @@ def config(home: Path) -> Config:
     return Config(
         home=home,
         worker=WorkerSettings(startup_timeout_s=120, cell_timeout_s=5),
-        timing=TimingSettings(launches=3, quads=10, block_ms=1.0, warmup_ms=2.0),
+        timing=TimingSettings(launches=3, quads=10, series=1, block_ms=1.0, warmup_ms=2.0),
     )
 
 

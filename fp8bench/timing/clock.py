@@ -30,7 +30,7 @@ class Executables(NamedTuple):
     """Over how many executables of a CUDA graph the quads of two arms are spread, where they differ.
 
     A *series* is `each` executables with all quads of the order. Series follow each other until the standard error of
-    the effect is at most `precision` (log-ratio), or `series` are done.
+    the effect is at most `precision` (log-ratio), or `series` are done. On a CPU a series is all quads once more.
     """
 
     each: int = 1

@@ -53,11 +53,12 @@ def palindromes(arms: int, rounds: int) -> list[tuple[int, int, int]]:
 
 def in_series(order: Sequence[tuple[int, int, int]], series: int) -> list[tuple[int, int, int]]:
     """The places of `order` so many times, quads numbered on."""
-    quads = _quads(order)
-    return [(quad + number * quads, position, arm) for number in range(series) for quad, position, arm in order]
+    each = quads(order)
+    return [(quad + number * each, position, arm) for number in range(series) for quad, position, arm in order]
 
 
-def _quads(order: Sequence[tuple[int, int, int]]) -> int:
+def quads(order: Sequence[tuple[int, int, int]]) -> int:
+    """How many quads `order` has."""
     return 1 + max(quad for quad, _, _ in order)
 
 
@@ -66,10 +67,10 @@ def standard_error(order: Sequence[tuple[int, int, int]], seconds: Sequence[floa
 
     order: of one series. seconds: of the blocks of one series or several, `executables` each. Infinite with one.
     """
-    quads, logs = _quads(order), (math.log(max(value, sys.float_info.min)) for value in seconds)
+    each, logs = quads(order), (math.log(max(value, sys.float_info.min)) for value in seconds)
     found: dict[int, tuple[list[float], list[float]]] = {}
     for (quad, _, arm), value in zip(in_series(order, len(seconds) // len(order)), logs, strict=True):
-        found.setdefault(quad * executables // quads, ([], []))[arm].append(value)
+        found.setdefault(quad * executables // each, ([], []))[arm].append(value)
     effects = [fmean(candidate) - fmean(baseline) for baseline, candidate in found.values()]
     return stdev(effects) / math.sqrt(len(effects)) if len(effects) > 1 else math.inf
 
@@ -82,8 +83,8 @@ def replays(
     Graphs are numbered executable by executable, arms within them. Neighbouring quads share one, and each
     serves as many quads as another, give or take one.
     """
-    quads = _quads(order)
-    blocks = [quad * executables // quads * arms + arm for quad, _, arm in order]
+    every = quads(order)
+    blocks = [quad * executables // every * arms + arm for quad, _, arm in order]
     return list(range(executables * arms)) * max(1, math.ceil(rounds / executables)), blocks
 
 
