@@ -322,19 +322,25 @@ def _accept(client: MlflowClient, experiment: str, run_id: str, device_name: str
 def _log_backend(client: MlflowClient, experiment: str, night: Night, backend: str) -> str:
     """The MLflow run of a backend's night: found whole, finished, or made."""
     condition = f"tags.`{RUN_ID}` = {_quoted(night.prepared.run_id)} and tags.`{BACKEND}` = {_quoted(backend)}"
-    found = _search(client, experiment, condition)
-    if found and found[0].data.tags.get(COMPLETE) == "true":
-        return str(found[0].info.run_id)
+    found = sorted(_search(client, experiment, condition), key=_is_complete, reverse=True)
     tags = _tags(night, backend)
-    if found:
-        run = str(found[0].info.run_id)
-    else:
+    if not found:
         name = f"{night.prepared.created:%Y-%m-%d} {backend}"
-        run = str(client.create_run(experiment, _milliseconds(night), tags, name).info.run_id)
+        client.create_run(experiment, _milliseconds(night), tags, name)
+        found = _search(client, experiment, condition)
+    for double in found[1:]:  # the answer to a request was lost, and the client has asked for a run once more
+        client.delete_run(double.info.run_id)
+    run = str(found[0].info.run_id)
+    if _is_complete(found[0]):
+        return run
     _fill(client, run, night, backend, tags)
     client.set_tag(run, COMPLETE, "true")
     client.set_terminated(run, "FINISHED", _milliseconds(night) + _worked(night))
     return run
+
+
+def _is_complete(run: Run) -> bool:
+    return run.data.tags.get(COMPLETE) == "true"
 
 
 def _fill(client: MlflowClient, run: str, night: Night, backend: str, tags: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import socket
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from nights import STATES, make_night
 from PIL import Image
+from ports import free_port
 
 from fp8bench import alerts, causes, records, stages
 from fp8bench.alerts import digest, smtp
@@ -67,17 +67,11 @@ def refusing():
 
 
 def _serve(handler):
-    controller = Controller(handler, hostname="127.0.0.1", port=_free_port())
+    controller = Controller(handler, hostname="127.0.0.1", port=free_port())
     controller.start()
     handler.port = controller.port
     yield handler
     controller.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def assert_golden(name: str, paths: list[Path], run_dir: Path) -> None:
@@ -185,7 +179,7 @@ def test_the_report_says_that_a_mail_was_refused_until_it_is_taken(home, refusin
 
 def test_an_absent_host_is_a_sentence_and_the_mail_is_kept(tmp_path):
     run_dir = make_night(tmp_path, "wrong")
-    config = settings(host="127.0.0.1", port=_free_port())
+    config = settings(host="127.0.0.1", port=free_port())
     alerts.compose(run_dir, config)
     with pytest.raises(DeliveryError, match="refused"):
         alerts.deliver(run_dir, config)

@@ -11,6 +11,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
 from nights import make_night
+from ports import free_port
 
 from fp8bench import cli, config, doctor, environment, store
 from fp8bench.config import Config
@@ -34,12 +35,6 @@ def settings(home: Path, **given: Any) -> Config:
 
 def find(check: str, given: Config) -> Finding:
     return doctor._examined(CHECKS[check], given)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class _Nothing(Message):

@@ -10,20 +10,24 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from nights import make_night
+from ports import free_port
 
-from fp8bench import brief, environment, git, late, report, stages, store, supervisor
+from fp8bench import brief, environment, git, late, records, report, stages, store, supervisor
 from fp8bench.backends import NAMES
 from fp8bench.config import Config, MlflowSettings, WorkerSettings
 from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
@@ -280,6 +284,80 @@ def test_nights_that_mlflow_missed_are_told_when_it_is_back_and_once(tmp_path: P
     assert "prepare" in told["broken"]
     assert [path.name for path in late.waiting(settings, young_s=-1)] == ["broken"]
     assert logged_runs(settings) == 2 * RUNS
+
+
+class _SlowMlflow(BaseHTTPRequestHandler):
+    """Passes every request on to a real server, answers late, and loses the first answer that a run was made."""
+
+    server_port = 0
+    late_s = 0.05
+    lost = 0
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with closing(HTTPConnection("127.0.0.1", self.server_port)) as connection:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            content = answer.read()
+        time.sleep(self.late_s)
+        if self.path.endswith("/runs/create") and not self.lost:
+            type(self).lost += 1
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def _slow_mlflow(folder: Path) -> Iterator[str]:
+    """Address of a real MLflow server behind a line that is slow and loses an answer."""
+    port = free_port()
+    where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"]
+    command = [sys.executable, "-m", "mlflow", "server", *where, "--port", str(port), "--workers", "1"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    line = ThreadingHTTPServer(("127.0.0.1", 0), type("Line", (_SlowMlflow,), {"server_port": port}))
+    threading.Thread(target=line.serve_forever, daemon=True).start()
+    try:
+        deadline = time.monotonic() + 60
+        while not _is_served(port) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{line.server_port}"
+    finally:
+        line.shutdown()
+        line.server_close()
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _is_served(port: int) -> bool:
+    with suppress(OSError), closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    return False
+
+
+def test_a_slow_mlflow_whose_answer_is_lost_has_the_night_once(tmp_path: Path, settings: Config) -> None:
+    """The client asks again for what was done already: a run is made twice, and one of the two is taken back."""
+    run_dir = make_night(settings.runs_dir / "night", "regressed", config=settings)
+    with _slow_mlflow(tmp_path) as address:
+        slow = settings.model_copy(update={"mlflow": MlflowSettings(tracking_uri=address)})
+        stages.run_stage("log", run_dir, slow)
+        logged = records.read(store.Logged, run_dir / "mlflow.json")
+        assert len(logged.runs) == RUNS
+        with store._session(slow) as client:
+            found = client.search_runs([logged.experiment_id])
+        assert {run.info.run_id for run in found} == set(logged.runs.values())
+        assert {run.info.status for run in found} == {"FINISHED"}
 
 
 # ---- clock, remote, memory ----------------------------------------------------------------------------------
