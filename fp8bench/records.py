@@ -126,6 +126,11 @@ class BuildReport(Document):
     def role(self, role: str) -> Built:
         return next(entry for entry in self.builds if entry.role == role)
 
+    def same_code(self, backend: str) -> bool:
+        """Whether both builds have the same code of a backend, as far as it is known."""
+        ours, theirs = (self.role(role).library(backend) for role in ("candidate", "baseline"))
+        return ours is not None and theirs is not None and bool(ours.identity) and ours.identity == theirs.identity
+
 
 # ---- check --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from .. import stats
-from ..backends import YARDSTICKS
+from ..backends import REFERENCE, YARDSTICKS
 from ..config import VerdictSettings
 from ..errors import UsageError
 from ..records import Prepared
@@ -36,7 +36,8 @@ def read_sources(paths: Sequence[Path], device: str = "cuda", equal: bool = Fals
     """The A/A launches of all `paths`, run directories or CSV files, as one table.
 
     device, device_name: what CSV files were measured on; run directories know. equal: somebody knows that the builds of
-    these nights are equally fast, though their code differs, as when it was linked in another order: all cells count.
+    these nights are equally fast, though their code differs, as when it was linked in another order: all cells count,
+    but for those that were bound once for both arms.
     UsageError where they do not fit together, or hold too few launches. Launches that timed less than half of the cells
     are left out, and so are cells that less than half of the launches timed.
     """
@@ -113,8 +114,14 @@ def _unchanged(run: RunDir, equal: bool) -> pd.DataFrame:
     """Every launch effect of a night that no code can have caused."""
     samples = run.raw_samples()
     found = run.prepared().cells if equal else _unchanged_cells(run, samples)
-    same = {cell for cell in found if backend_of(cell) not in YARDSTICKS}
+    said_nothing = {*YARDSTICKS, *_bound_once(run)}
+    same = {cell for cell in found if backend_of(cell) not in said_nothing}
     return pd.concat(list(_by_phase(samples, same))) if len(samples) else pd.DataFrame()
+
+
+def _bound_once(run: RunDir) -> set[str]:
+    """The backend whose one binding stood for both arms: how far two of them are apart was not measured."""
+    return {REFERENCE} if run.built().same_code(REFERENCE) else set()
 
 
 def _by_phase(samples: pd.DataFrame, same: Collection[str]) -> Iterator[pd.DataFrame]:

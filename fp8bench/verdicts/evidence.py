@@ -100,8 +100,7 @@ class Evidence:
             return True
         if planting.share_of(self.prepared.planted, cell) is not None:
             return False
-        ours, theirs = (self.built.role(role).library(backend) for role in (CANDIDATE, BASELINE))
-        if ours and theirs and ours.identity and ours.identity == theirs.identity:
+        if self.built.same_code(backend):
             return True
         mine, other = (self._checks.get((role, backend, rest.rpartition("/")[0])) for role in (CANDIDATE, BASELINE))
         return mine is not None and other is not None and bool(mine.identity) and mine.identity == other.identity
