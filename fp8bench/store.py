@@ -326,8 +326,9 @@ def _log_backend(client: MlflowClient, experiment: str, night: Night, backend: s
     tags = _tags(night, backend)
     if not found:
         name = f"{night.prepared.created:%Y-%m-%d} {backend}"
-        client.create_run(experiment, _milliseconds(night), tags, name)
-        found = _search(client, experiment, condition)
+        made = client.create_run(experiment, _milliseconds(night), tags, name)
+        others = _search(client, experiment, condition)
+        found = [made, *(run for run in others if run.info.run_id != made.info.run_id)]
     for double in found[1:]:  # the answer to a request was lost, and the client has asked for a run once more
         client.delete_run(double.info.run_id)
     run = str(found[0].info.run_id)

@@ -195,7 +195,7 @@ class _Timer:
         if reason := backend.supports(cell.case, self._request.device):
             raise ValueError(f"the build {build.name} does not support {cell.id}: {reason}")
         bind = partial(backend.bind, cell.case.scheme)
-        return [bind(*tensors, **workspace) for tensors, workspace in zip(buffers, workspaces, strict=True)]
+        return [bind(*entry, **workspace) for entry, workspace in zip(buffers, workspaces, strict=True)]
 
     def _workspaces(self, builds: Sequence[Path], cell: Cell, buffers: Sequence[_Buffers]) -> list[_Workspace]:
         """One for each set of buffers where all `builds` take one.
@@ -226,11 +226,11 @@ class _Timer:
         cell, request = Cell.parse(job.cell), self._request
         cold, builds = cell.regime == "cold", self._builds(job)
         buffers = self._buffers(cell.case, cold)
+        workspaces = self._workspaces([builds[role] for role in request.load_order], cell, buffers)
         if cell.backend in request.shared:
-            arm = self._bind(builds["baseline"], cell, buffers, [{}] * len(buffers))
+            arm = self._bind(builds["baseline"], cell, buffers, workspaces)
             arms = [arm, arm]
         else:
-            workspaces = self._workspaces([builds[role] for role in request.load_order], cell, buffers)
             bound = {role: self._bind(builds[role], cell, buffers, workspaces) for role in request.load_order}
             arms = [bound["baseline"], bound["candidate"]]
         quads = request.cold_quads if cold else request.quads

@@ -37,8 +37,8 @@ constexpr ByLanes kByLanesAlone[] = {
 };
 
 // Tokens, and tensors that a block or cluster takes: by elements in all. The fewest vectors a thread with which neither
-// a block nor all blocks have too many threads; those count where blocks share multiprocessors, or are alone. Behind
-// blocks of one warp the successor always starts at once.
+// a block nor all blocks have too many threads. Those of all blocks do not count where calls overlap their neighbours
+// and each block has a multiprocessor to itself. Behind blocks of one warp the successor always starts at once.
 struct ByBlocks {
   unsigned up_to;
   unsigned threads; // a block, at most

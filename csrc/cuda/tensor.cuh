@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(1024) largest_of_tiles(const __grid_constant__
   if (threadIdx.x == 0) maxima[blockIdx.x] = largest;
 }
 
-// The usual case of the same: one row of `packs` packs, fewer than 2^31. All blocks step over it together. Where it does
-// not start alone it lets the second kernel, which reads x before its own wait, start behind the wait.
+// The usual case of the same: one row of `packs` packs, fewer than 2^31. All blocks step over it together. It lets the
+// second kernel, which reads x before its own wait, start once x is complete: behind the wait, or at once if alone.
 template <class Pack, int kPacks, Start kStart>
 __global__ void __launch_bounds__(kMostMaximaThreads) largest_of_row(const void *x, uint32_t packs, uint32_t *maxima) {
   if constexpr (!kRunsHere<kStart>) return;

@@ -26,9 +26,6 @@ SPIN_REPLAYS = 6
 RAMP_UP_S = 0.3  # an idle GPU needs this long to reach its clocks
 
 
-_Arm = tuple[Sequence[Call], int]  # callables, cycles to spin behind the last of a block
-
-
 class CudaGraphClock(Clock):
     """Times calls on the current CUDA device.
 

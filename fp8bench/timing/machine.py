@@ -107,7 +107,7 @@ def _stolen_s() -> float | None:
 
 
 def gpu_uuid() -> str:
-    """UUID of torch's current device as the driver's tools print it: GPU-xxxxxxxx-..."""
+    """UUID of torch's current device as the driver's tools print it, with GPU- before it."""
     return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
 
 
