@@ -133,7 +133,6 @@ def _check(request: CheckRequest, reporter: Reporter) -> None:
 
 
 _Buffers = tuple[Tensor, Tensor, Tensor, Tensor | None]  # x, codes, scales, given scales
-_Workspace = dict[str, Tensor]  # how `bind` is given one: by its name, or not at all
 
 
 class _Inputs:
@@ -188,17 +187,16 @@ class _Timer:
         scale = _given_scale(case, x)
         return [(entry, *tensors.empty_outputs(case, self._request.device), scale) for entry in inputs]
 
-    def _bind(
-        self, build: Path, cell: Cell, buffers: Sequence[_Buffers], workspaces: Sequence[_Workspace]
-    ) -> list[Call]:
+    def _bind(self, build: Path, cell: Cell, buffers: Sequence[_Buffers], workspaces: Tensor | None) -> list[Call]:
         backend = self._backend(build, cell.backend)
         if reason := backend.supports(cell.case, self._request.device):
             raise ValueError(f"the build {build.name} does not support {cell.id}: {reason}")
         bind = partial(backend.bind, cell.case.scheme)
-        return [bind(*entry, **workspace) for entry, workspace in zip(buffers, workspaces, strict=True)]
+        given = [{} for _ in buffers] if workspaces is None else [{"workspace": each} for each in workspaces]
+        return [bind(*entry, **workspace) for entry, workspace in zip(buffers, given, strict=True)]
 
-    def _workspaces(self, builds: Sequence[Path], cell: Cell, buffers: Sequence[_Buffers]) -> list[_Workspace]:
-        """One for each set of buffers where all `builds` take one.
+    def _workspaces(self, builds: Sequence[Path], cell: Cell, buffers: Sequence[_Buffers]) -> Tensor | None:
+        """One for each set of buffers where all `builds` take one, filled with zeros.
 
         How far a workspace lies from a multiprocessor shows: with one of its own for each arm, effects of tensors of
         128x1024 swayed by 2.5% from launch to launch (H200, hot).
@@ -208,9 +206,8 @@ class _Timer:
             for build in builds
         ]
         if not min(needs):
-            return [{}] * len(buffers)
-        made = torch.empty(len(buffers), _round_up(max(needs)), dtype=torch.uint8, device=self._request.device)
-        return [{"workspace": workspace} for workspace in made]
+            return None
+        return torch.zeros(len(buffers), _round_up(max(needs)), dtype=torch.uint8, device=self._request.device)
 
     def _builds(self, job: TimeJob) -> dict[Role, Path]:
         """What stands for each role: in the A/A arm the baseline for both, from two places."""
@@ -235,8 +232,10 @@ class _Timer:
             arms = [bound["baseline"], bound["candidate"]]
         quads = request.cold_quads if cold else request.quads
         executables = Executables(request.executables, job.precision, request.series if job.precision else 1)
+        # What one build keeps in a workspace, the other may not understand: both find zeros.
+        before = None if workspaces is None else workspaces.zero_
         return self._clock.quads(
-            arms, quads, cold=cold, executables=executables, seconds=job.seconds, planted=job.planted
+            arms, quads, cold=cold, executables=executables, seconds=job.seconds, planted=job.planted, before=before
         )
 
 

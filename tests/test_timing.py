@@ -367,7 +367,7 @@ def test_a_preempted_block_is_run_again(
     done: list[None] = []
     counter = iter(preempted)
     monkeypatch.setattr(machine, "preemptions", lambda: next(counter))
-    assert clock._block([lambda: done.append(None)], cold=False) > 0
+    assert clock._block([lambda: done.append(None)], Job([], [], cold=False)) > 0
     assert len(done) == runs
 
 

@@ -498,9 +498,19 @@ class Scratching(Plain):
     def workspace_bytes(self, scheme, x):
         return {size}
 
+    found = []  # what a call finds in its workspace, before it leaves something there
+
     def bind(self, *tensors, workspace=None):
         self.given.append(workspace)
-        return super().bind(*tensors)
+        call = super().bind(*tensors)
+
+        def scratch():
+            if workspace is not None:
+                self.found.append(int(workspace[0]))
+                workspace[0] = 1
+            return call()
+
+        return scratch
 
 
 def create(build):
@@ -524,15 +534,20 @@ def test_both_arms_get_one_workspace_where_both_builds_take_it(
     job = TimeJob(cell=_cell(SOUND).id)
     timer = worker._Timer(TimeRequest(
         device="cpu", seed=1, builds=builds, load_order=(CANDIDATE, BASELINE), jobs=(job,), quads=1, cold_quads=1,
-        block_s=1e-4, warmup_s=1e-4,
+        block_s=2e-3, warmup_s=1e-4,
     ))  # fmt: skip
-    assert len(timer.time(job)) == 4
+    blocks = timer.time(job)
+    assert len(blocks) == 4
     given = [getattr(timer._backend(build, "cpu"), "given", [None])[0] for build in builds.values()]
     if shared is None:
         assert given == [None, None]
     else:
         assert [workspace.nbytes for workspace in given] == [shared] * 2
         assert given[0].data_ptr() == given[1].data_ptr()
+        for role, arm in ((BASELINE, 0), (CANDIDATE, 1)):  # zeros before every block, and the own traces within it
+            found = timer._backend(builds[role], "cpu").found
+            assert found.count(0) >= sum(block.arm == arm for block in blocks)
+            assert found[-blocks[0].calls :] == [0] + [1] * (blocks[0].calls - 1)
 
 
 def test_a_worker_dies_with_its_supervisor(builds: dict[str, Path], tmp_path: Path) -> None:

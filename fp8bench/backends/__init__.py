@@ -74,8 +74,9 @@ class TakesWorkspace(Protocol):
     def workspace_bytes(self, scheme: Scheme, x: Tensor) -> int:
         """Bytes of the workspace of one dynamic quantization of `x`; 0 where it needs none.
 
-        `bind(..., workspace=...)` takes at least as many, uint8, on the device of `x`; contents need no preparation.
-        Calls that can run at the same time need one each. Without, `bind` allocates one for its call alone.
+        `bind(..., workspace=...)` takes at least as many, uint8, on the device of `x`, filled with zeros before the
+        first call, and again whenever calls of another build have used it. Calls that can run at the same time need
+        one each. Without, `bind` allocates one for its call alone.
         """
         ...
 

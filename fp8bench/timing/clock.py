@@ -47,6 +47,7 @@ class Job(NamedTuple):
     executables: Executables = Executables()
     seconds: float = 0.0  # a call, of the slowest arm; 0: not known
     planted: float = 0.0  # share by which every block of the last arm is made longer on purpose
+    before: Call | None = None  # called before every block, and not timed
 
     def planted_in(self, arm: int) -> float:
         return self.planted if arm == len(self.arms) - 1 else 0.0
@@ -98,15 +99,17 @@ class Clock(ABC):
         executables: Executables = Executables(),  # noqa: B008 a value
         seconds: float = 0.0,
         planted: float = 0.0,
+        before: Call | None = None,
     ) -> list[Block]:
         """Time the arms against each other in `quads` quads A B B A, B A A B, ...; raw blocks in order of time.
 
         executables: over how many the quads are spread, and when there are more of both.
         seconds: that a call is known to take, which spares finding out. planted: share by which each block of the last
-        arm is really made longer, by waiting at its end: 0.01 is 1%. Errors of a callable propagate.
+        arm is really made longer, by waiting at its end: 0.01 is 1%. before: makes ready what the arms share, before
+        every block and untimed. Errors of a callable propagate.
         """
         order = plan.palindromes(len(arms), quads)
-        job = Job([_sets(arm, cold) for arm in arms], order, cold, executables, seconds, planted)
+        job = Job([_sets(arm, cold) for arm in arms], order, cold, executables, seconds, planted, before)
         calls, times = self._time(job)
         places = plan.in_series(order, len(times) // len(order))
         return [Block(*place, calls, value) for place, value in zip(places, times, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -44,7 +43,7 @@ class CpuClock(Clock):
         """Evict everything from the caches by reading four times their size."""
         self._flush_buffer.sum()
 
-    def _block(self, calls: list[Call], cold: bool, planted: float = 0.0) -> float:
+    def _block(self, calls: list[Call], job: Job, planted: float = 0.0) -> float:
         """Seconds of one run through `calls`, undisturbed if that can be had in a few tries, else the shortest.
 
         A run during which the kernel gave the core to somebody else has measured that as well. It is repeated,
@@ -52,7 +51,9 @@ class CpuClock(Clock):
         """
         shortest = float("inf")
         for _ in range(TRIES):
-            if cold:
+            if job.before:
+                job.before()
+            if job.cold:
                 self._flush()
             before = machine.preemptions()
             begin = time.perf_counter_ns()
@@ -64,25 +65,25 @@ class CpuClock(Clock):
                 return seconds
         return shortest
 
-    def _warm_up(self, arms: list[Sequence[Call]], cold: bool) -> float:
+    def _warm_up(self, job: Job) -> float:
         """Every callable at least twice, for at least the warm-up time. Seconds a call of the slowest arm."""
-        best = [float("inf")] * len(arms)
+        best = [float("inf")] * len(job.arms)
         end, rounds = time.perf_counter() + self.warmup_s, 0
         while rounds < 2 or time.perf_counter() < end:
-            for number, arm in enumerate(arms):
-                best[number] = min(best[number], self._block(list(arm), cold) / len(arm))
+            for number, arm in enumerate(job.arms):
+                best[number] = min(best[number], self._block(list(arm), job) / len(arm))
             rounds += 1
         return max(best)
 
     def _time(self, job: Job) -> tuple[int, list[float]]:
         with quiet_gc():
-            warm = self._warm_up(job.arms, job.cold)
+            warm = self._warm_up(job)
             calls = self._calls(job.seconds or warm, min(map(len, job.arms)), job.cold)
             blocks = [[arm[number % len(arm)] for number in range(calls)] for arm in job.arms]
             waits = [job.planted_in(arm) for arm in range(len(blocks))]
             seconds: list[float] = []
             for series in range(1, job.executables.series + 1):
-                seconds += [self._block(blocks[arm], job.cold, waits[arm]) / calls for _, _, arm in job.order]
+                seconds += [self._block(blocks[arm], job, waits[arm]) / calls for _, _, arm in job.order]
                 if series == job.executables.series or self._is_precise(job, seconds):
                     break
             return calls, seconds

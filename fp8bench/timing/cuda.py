@@ -100,13 +100,15 @@ class CudaGraphClock(Clock):
     def _ready(self, graph: torch.cuda.CUDAGraph) -> graphs.Executable:
         return graphs.Executable(graph.raw_cuda_graph())
 
-    def _replay(self, made: Sequence[graphs.Executable], order: list[int], cold: bool) -> list[float]:
+    def _replay(self, made: Sequence[graphs.Executable], order: list[int], job: Job) -> list[float]:
         """Seconds of one replay of `made[i]` for each i in `order`."""
         starts = [torch.cuda.Event(enable_timing=True) for _ in order]  # type: ignore[no-untyped-call]
         ends = [torch.cuda.Event(enable_timing=True) for _ in order]  # type: ignore[no-untyped-call]
         with quiet_gc(), torch.cuda.stream(self._stream):
             for number, start, end in zip(order, starts, ends, strict=True):
-                if cold:
+                if job.before:
+                    job.before()
+                if job.cold:
                     self._flush()
                 start.record()
                 made[number].launch(self._stream.cuda_stream)
@@ -137,10 +139,10 @@ class CudaGraphClock(Clock):
         each = [[(block.quad, block.seconds) for block in blocks if block.arm == number] for number in (0, 1)]
         return plan.by_difference(*each)
 
-    def _probe(self, arms: Sequence[torch.cuda.CUDAGraph], cold: bool) -> float:
+    def _probe(self, arms: Sequence[torch.cuda.CUDAGraph], job: Job) -> float:
         """Seconds a call of the slowest arm, roughly; arms: a graph of PROBE_CALLS calls each."""
         order = list(range(len(arms))) * PROBE_REPLAYS
-        seconds = self._replay(list(map(self._ready, arms)), order, cold)
+        seconds = self._replay(list(map(self._ready, arms)), order, job)
         slowest = max(min(seconds[arm :: len(arms)]) for arm in range(len(arms)))
         return max(slowest, EVENT_RESOLUTION_S) / PROBE_CALLS
 
@@ -153,7 +155,7 @@ class CudaGraphClock(Clock):
         if not job.planted:
             return [0] * len(job.arms)
         both = [self._capture(job.arms[0], calls, spin=cycles) for cycles in SPIN_CYCLES]
-        seconds = self._replay(list(map(self._ready, both)), [0, 1] * (SPIN_REPLAYS + 1), job.cold)[2:]
+        seconds = self._replay(list(map(self._ready, both)), [0, 1] * (SPIN_REPLAYS + 1), job)[2:]
         short, long = median(seconds[::2]), median(seconds[1::2])
         shares = [job.planted_in(arm) for arm in range(len(job.arms))]
         return [plan.spin_cycles(share, short, long, *SPIN_CYCLES) for share in shares]
@@ -181,7 +183,7 @@ class CudaGraphClock(Clock):
     def _time(self, job: Job) -> tuple[int, list[float]]:
         self._call_once([*job.arms, [partial(_spin, 1)]] if job.planted else job.arms)
         first = [self._capture(arm, PROBE_CALLS) for arm in job.arms]
-        per_call = job.seconds or self._probe(first, job.cold)
+        per_call = job.seconds or self._probe(first, job)
         calls = self._calls(per_call, min(map(len, job.arms)), job.cold)
         arms = self._graphs(job, calls)
         count = job.executables.each if self._differ(job, first) else 1
@@ -208,7 +210,7 @@ class CudaGraphClock(Clock):
         warmup, order = plan.replays(job.order, len(job.arms), len(made), rounds)
         # One queue for warm-up and blocks: the first timed block starts on a busy device.
         every = [executable for arms in made for executable in arms]
-        return self._replay(every, warmup + order, job.cold)[len(warmup) :]
+        return self._replay(every, warmup + order, job)[len(warmup) :]
 
 
 def _spin(cycles: int) -> None:
