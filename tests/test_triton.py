@@ -162,11 +162,12 @@ def compiled(kernel: object, types: dict[str, str], constants: dict[str, object]
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": warps}).asm
 
 
-def segment_code(length: int, lines: int, dtype: str, dense: bool, target: int) -> dict:
+def segment_code(length: int, lines: int, dtype: str, dense: bool, target: int, pairs: bool = False) -> dict:
     plan = backend.plan_segments(length, lines, 1, 4 if dtype == "float32" else 2)
     constants = {
         "LENGTH": length,
         "ROWS": plan.rows,
+        "PAIRS": pairs,
         "WIDTH": plan.width,
         "CHUNKS": plan.chunks,
         "LOOP": plan.loop,

@@ -76,6 +76,9 @@ LONG: tuple[tuple[int, Launch], ...] = (
     (1 << 15, Launch(1, 1)),
     (1 << 62, Launch(4, 4)),
 )
+# Columns whose codes are less than a line of memory: two groups side by side, but not between these sizes.
+LINE_BYTES = 128
+ONE_BY_ONE = (1 << 16, 1 << 17)
 LOOPED = Launch(4, 8)  # segments that do not fit: read twice
 ONE_PROGRAM = 2048  # vectors of a dense tensor that is quantized by one program
 TENSOR_MAX: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 8)))
@@ -170,13 +173,14 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
     scales,
     scale_in,  # given scales, laid out like `scales`; only if STATIC
     scale_ub,
-    lines,  # each has a segment for every program_id(0); or, if DENSE, is a segment
+    lines,  # each has a segment for every program_id(0), a half of it if PAIRS; or, if DENSE, is a segment
     x_stride,  # between lines, as the three below
     codes_stride,
     line_step,  # of scales
     group_step,  # of scales, between the segments of a line
     LENGTH: tl.constexpr,  # elements of a segment
-    ROWS: tl.constexpr,  # segments of a program, of as many lines
+    ROWS: tl.constexpr,  # segments of a program
+    PAIRS: tl.constexpr,  # of them, two each are side by side
     WIDTH: tl.constexpr,  # columns of a chunk: a power of two
     CHUNKS: tl.constexpr,
     LOOP: tl.constexpr,  # the chunks do not reach the end: go through the segment step by step, twice
@@ -197,8 +201,11 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
         target = source
     else:
         group = tl.program_id(0).to(tl.int64) if FAR else tl.program_id(0)
-        first = (tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)) * ROWS
+        first = tl.program_id(1) * ROWS if EVEN else (tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)) * ROWS
         number = first.to(tl.int64) + line if FAR else first + line
+        if PAIRS:
+            group = group * 2 + (number & 1)
+            number = number >> 1
         place = number * line_step + group * group_step
         source = (number * x_stride + group * LENGTH)[:, None]
         target = (number * codes_stride + group * LENGTH)[:, None]
@@ -364,6 +371,13 @@ def _segment_length(scheme: Scheme, x: Tensor) -> int | None:
     return x.numel() if small and not scheme.static else None
 
 
+def in_pairs(length: int, tokens: int, hidden: int, itemsize: int) -> bool:
+    """Whether a program takes groups with column-major scales two by two, side by side."""
+    vectors = tokens * hidden * itemsize // VECTOR_BYTES
+    short = length < LINE_BYTES and hidden // length % 2 == 0
+    return short and not ONE_BY_ONE[0] < vectors <= ONE_BY_ONE[1]
+
+
 def bind_segments(
     length: int,
     scheme: Scheme,
@@ -377,7 +391,8 @@ def bind_segments(
     """The launch of the segment kernel; `launch` instead of the table's, to measure."""
     tokens, hidden = x.shape
     dense = x.is_contiguous() and (not scheme.column_major or tokens == 1)
-    lines, groups = (x.numel() // length, 1) if dense else (tokens, hidden // length)
+    pairs = not dense and in_pairs(length, tokens, hidden, x.element_size())
+    lines, groups = (x.numel() // length, 1) if dense else (tokens << pairs, hidden // length >> pairs)
     plan = plan_segments(length, lines, groups, x.element_size(), launch)
     blocks = triton.cdiv(lines, plan.rows)
     layers = triton.cdiv(blocks, MOST_BLOCKS_Y)
@@ -395,6 +410,7 @@ def bind_segments(
             *strides,
             LENGTH=length,
             ROWS=plan.rows,
+            PAIRS=pairs,
             WIDTH=plan.width,
             CHUNKS=plan.chunks,
             LOOP=plan.loop,
