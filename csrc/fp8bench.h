@@ -16,7 +16,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 // Counts changes of this header. The backend files of a build check it against the one they were written for.
-#define FP8BENCH_ABI 1
+#define FP8BENCH_ABI 2
 
 enum fp8bench_dtype { FP8BENCH_BF16 = 0, FP8BENCH_FP16 = 1, FP8BENCH_FP32 = 2 };
 
@@ -33,7 +33,8 @@ enum fp8bench_flags {
   // For measuring launch shapes: what to take instead of the dispatch table's choice, 0 for its choice.
   FP8BENCH_VECTORS_SHIFT = 8,  // bits 8-15: 16-byte vectors a thread
   FP8BENCH_THREADS_SHIFT = 16, // bits 16-23: threads a block, in warps
-  FP8BENCH_CLUSTER_SHIFT = 24, // bits 24-27: blocks a cluster; 15: two kernels; per token, 14: a warp, 1: a block
+  // bits 24-27: blocks a cluster; 15: two kernels; 13: one kernel whose blocks meet; per token, 14: a warp, 1: a block
+  FP8BENCH_CLUSTER_SHIFT = 24,
   FP8BENCH_START_SHIFT = 28,   // bits 28-30: the successor may start 1: at once, 2: behind the loads
   FP8BENCH_MAXIMA_SHIFT = 4,   // bits 4-7: blocks that look for the largest magnitude of a large tensor, in 128s
   FP8BENCH_MAXIMA_VECTORS_SHIFT = 2, // bits 2-3: vectors a thread of such a block, 1: 1, 2: 2, 3: 4
@@ -46,7 +47,7 @@ typedef struct {
   float *scales;         // dynamic: written; (1,), (tokens, 1) or (tokens, groups), row- or column-major
   const float *scale_in; // static: the given scales, laid out like `scales`; null when dynamic
   const float *scale_ub; // upper bound of absmax, one float; null for none
-  void *workspace;       // fp8bench_workspace_bytes() bytes, 16-byte aligned; contents need no preparation
+  void *workspace;       // fp8bench_workspace_bytes() bytes, 16-byte aligned; zero before the first call that gets it
   void *stream;          // cudaStream_t; ignored on the CPU
   int64_t tokens;
   int64_t hidden;

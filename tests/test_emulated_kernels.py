@@ -20,7 +20,7 @@ from fp8bench.spec import Case
 HERE = Path(__file__).parent
 MARGIN = 32  # poisoned codes before and behind
 NO_CLUSTER = 15 << 24  # FP8BENCH_CLUSTER_SHIFT: two kernels instead
-ONE_WARP = 14 << 24
+ONE_WARP, ONE_GRID = 14 << 24, 13 << 24
 
 # Each kernel with vectors and without, segments that fill their threads and that do not, one token and many.
 SIZES = {
@@ -82,7 +82,7 @@ def _check(
     scale = scales.clone().uniform_(1e-3, 2.0) if scheme.static else None
     scale_ub = None if bound is None else torch.tensor(bound)
     args = arguments(scheme, x, codes, scales, scale, scale_ub)
-    workspace = torch.full((library.workspace_bytes(args),), 0xFF, dtype=torch.uint8)
+    workspace = torch.zeros(library.workspace_bytes(args), dtype=torch.uint8)
     args.workspace, args.flags = workspace.data_ptr(), flags
     library.quantize(args)
     expected_codes, expected_scales = reference.quantize(x, scheme, scale, scale_ub)
@@ -167,6 +167,82 @@ def test_forced_launch_shapes(library: NativeLibrary, vectors: int, threads: int
     for name in ("per-token/bfloat16/3x1096", "per-tensor/bfloat16/9x4096", "group-64-col/float16/9x128"):
         case = Case.parse(name)
         _check(library, case, _input(case), flags=NO_CLUSTER | vectors << 8 | threads // 32 << 16)
+
+
+def _meet(library: NativeLibrary, case: Case, workspace: Tensor, shape: int = 0) -> None:
+    """One kernel whose blocks meet quantizes a tensor; they run one after the other, so each looks for itself."""
+    x = tensors.random_input(case, "cpu", seed=case.tokens)
+    codes, scales = torch.empty(x.shape, dtype=torch.uint8), tensors.empty_scales(case.scheme, *x.shape, "cpu")
+    args = arguments(case.scheme, x, codes, scales)
+    args.workspace, args.flags = workspace.data_ptr(), ONE_GRID | shape
+    library.quantize(args)
+    expected_codes, expected_scales = reference.quantize(x, case.scheme)
+    assert torch.equal(codes, expected_codes)
+    assert torch.equal(scales, expected_scales)
+
+
+def _zeros(library: NativeLibrary) -> Tensor:
+    case = Case.parse("per-tensor/bfloat16/1x8")
+    x = _input(case)
+    return torch.zeros(library.workspace_bytes(arguments(case.scheme, x, x, x)), dtype=torch.uint8)
+
+
+GRID_SHAPES = [(1, 1024), (2, 512), (4, 128), (4, 1024), (8, 64), (8, 448)]  # vectors a thread, threads a block
+
+
+@pytest.mark.parametrize("shape", GRID_SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_that_meet(library: NativeLibrary, shape: tuple[int, int], dtype: str) -> None:
+    flags = ONE_GRID | shape[0] << 8 | shape[1] // 32 << 16
+    elements = 8 * shape[0] * shape[1] * (4 if dtype == "float32" else 8)  # of eight blocks
+    for size in (f"8x{elements // 8}", "2x456"):
+        case = Case.parse(f"per-tensor/{dtype}/{size}")
+        _check(library, case, _input(case), flags=flags)
+
+
+def test_blocks_that_meet_again_and_again(library: NativeLibrary) -> None:
+    """In one workspace, as many blocks as they like, from both widths of words, past the last number of half a word."""
+    workspace, sizes = _zeros(library), ("4x1024", "40x1024", "3x1000")
+    cases = [Case.parse(f"per-tensor/{dtype}/{size}") for size in sizes for dtype in ("bfloat16", "float32")]
+    for meetings in (0, 4094, 65532):
+        _pass(workspace, meetings)
+        for round_ in range(3):
+            for shape in (4 << 8 | 32 << 16, 8 << 8 | 4 << 16):
+                for case in cases[round_ % 2 :]:
+                    _meet(library, case, workspace, shape)
+
+
+COPIES, BLOCKS, SCRATCH = 8, 256, 4096  # kCopies, kMostMeeting of csrc/cuda/meeting.cuh; what comes before
+
+
+def _halves(workspace: Tensor) -> Tensor:
+    """The meeting of 16-bit elements: (copies, words and a line)."""
+    size = BLOCKS * 4 + 128
+    return workspace[SCRATCH : SCRATCH + COPIES * size].view(torch.int32).view(COPIES, -1)
+
+
+def _pass(workspace: Tensor, meetings: int) -> None:
+    """As if so many meetings of 16-bit elements had been."""
+    _halves(workspace)[:, BLOCKS + 1] = meetings
+
+
+def test_words_are_renewed_before_their_number_comes_again(library: NativeLibrary) -> None:
+    case, workspace = Case.parse("per-tensor/bfloat16/4x1024"), _zeros(library)
+    for meetings in (4095, 4096, 4097):
+        _pass(workspace, meetings)
+        _meet(library, case, workspace, 4 << 8 | 4 << 16)  # of eight blocks
+        words = _halves(workspace)
+        assert (words[:, BLOCKS + 1] == meetings + 1).all()
+        assert (words[:, BLOCKS] == 0).all()
+        numbers = words[:, :BLOCKS] >> 16 & 0xFFFF
+        assert (numbers[:, :8] == meetings + 1).all()
+        assert (numbers[:, 8:] == (0 if meetings < 4096 else 4097)).all()
+
+
+def test_blocks_that_cannot_meet_are_refused(library: NativeLibrary) -> None:
+    """Where a multiprocessor each is not enough: the emulated GPU has eight."""
+    with pytest.raises(NativeError, match="UNSUPPORTED: the forced launch shape does not fit"):
+        _meet(library, Case.parse("per-tensor/bfloat16/9x4096"), _zeros(library), 1 << 8 | 2 << 16)
 
 
 @pytest.mark.parametrize("size", ["9x600", "37x1024"])

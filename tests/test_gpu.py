@@ -104,20 +104,44 @@ def test_calls_can_be_captured_and_follow_their_buffers(backend: str, scheme: st
 
 @pytest.mark.parametrize("size", ["128x1024", "513x2047", "2048x7168"])
 @pytest.mark.parametrize("backend", KERNELS)
-def test_a_workspace_of_the_caller_suffices_whatever_it_holds(backend: str, size: str) -> None:
+def test_a_workspace_of_the_caller_suffices(backend: str, size: str) -> None:
     case = Case.parse(f"per-tensor/bfloat16/{size}")
     x = tensors.random_input(case, DEVICE, 2)
     codes, scales = tensors.poisoned_outputs(case, DEVICE)
     kernels = own_backend(backend)
     needed = backends.workspace_bytes(kernels, case.scheme, x)
     memory = torch.full((needed + 256,), 0xFF, dtype=torch.uint8, device=DEVICE)
-    kernels.bind(case.scheme, x, codes, scales, workspace=memory[:needed])()  # type: ignore[call-arg]
+    memory[:needed] = 0
+    call = kernels.bind(case.scheme, x, codes, scales, workspace=memory[:needed])  # type: ignore[call-arg]
     expected = reference.quantize(x.cpu(), case.scheme)
-    assert torch.equal(codes.view(torch.uint8).cpu(), expected[0])
-    assert torch.equal(scales.cpu(), expected[1])
+    for _ in range(3):
+        codes.view(torch.uint8).fill_(tensors.POISON_CODE)
+        call()
+        assert torch.equal(codes.view(torch.uint8).cpu(), expected[0])
+        assert torch.equal(scales.cpu(), expected[1])
     assert needed > 0
-    assert (memory[:needed] != 0xFF).any()
+    assert (memory[:needed] != 0).any()
     assert (memory[needed:] == 0xFF).all()
+
+
+@pytest.mark.parametrize("size", ["128x1024", "512x7168", "1024x7168"])
+def test_tensors_on_several_streams_wait_for_nobody_for_ever(size: str) -> None:
+    """Each call would like all multiprocessors at once, and they take them from each other."""
+    case, kernels = Case.parse(f"per-tensor/bfloat16/{size}"), own_backend("cuda")
+    inputs = [tensors.random_input(case, DEVICE, seed) for seed in range(4)]
+    outputs = [tensors.poisoned_outputs(case, DEVICE) for _ in inputs]
+    calls = [kernels.bind(case.scheme, x, *out) for x, out in zip(inputs, outputs, strict=True)]
+    streams = [torch.cuda.Stream() for _ in calls]
+    torch.cuda.synchronize()
+    for _ in range(100):
+        for stream, call in zip(streams, calls, strict=True):
+            with torch.cuda.stream(stream):
+                call()
+    torch.cuda.synchronize()
+    for x, (codes, scales) in zip(inputs, outputs, strict=True):
+        expected = reference.quantize(x.cpu(), case.scheme)
+        assert torch.equal(codes.view(torch.uint8).cpu(), expected[0])
+        assert torch.equal(scales.cpu(), expected[1])
 
 
 @pytest.mark.parametrize("forward", ["forward", "forward_cuda", "forward_triton"])

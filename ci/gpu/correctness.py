@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from native import NO_PDL, ONE_BLOCK, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
+from native import NO_PDL, ONE_BLOCK, ONE_GRID, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
 from torch import Tensor
 
 from fp8bench import reference
@@ -232,6 +232,12 @@ def _tensor_shapes(dtype: torch.dtype) -> Iterator[Trial]:
             yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(vectors, threads, TWO_KERNELS) | NO_PDL)
         for maxima in (1, 2, 4, 8):
             yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=TWO_KERNELS, maxima=maxima))
+        for vectors, threads in ((1, 1024), (2, 512), (4, 256), (4, 1024), (8, 128), (8, 448)):
+            for flags in (0, NO_PDL):
+                yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(vectors, threads, ONE_GRID) | flags)
+    for tokens, hidden in ((129, 1024), (513, 1024), (1000, 2048), (512, 7168), (1024, 7168)):
+        for flags in (0, NO_PDL):
+            yield Trial("per-tensor", dtype, tokens, hidden, flags=flags)
 
 
 def _token_and_group_shapes(dtype: torch.dtype) -> Iterator[Trial]:

@@ -23,7 +23,7 @@ from fp8bench import backends  # noqa: E402
 from fp8bench.spec import Scheme  # noqa: E402
 
 NO_PDL = 1
-TWO_KERNELS, ONE_WARP, ONE_BLOCK = 15, 14, 1
+TWO_KERNELS, ONE_WARP, ONE_GRID, ONE_BLOCK = 15, 14, 13, 1
 STARTS = {"at once": 1, "behind loads": 2}
 
 
@@ -91,7 +91,7 @@ class Kernels:
     ) -> Callable[[], None]:
         """The call of one quantization with `flags`; as the backend's `bind` otherwise."""
         args = self._native.arguments(scheme, x, codes, scales, scale, scale_ub)
-        workspace = torch.empty(self._library.workspace_bytes(args), dtype=torch.uint8, device=x.device)
+        workspace = torch.zeros(self._library.workspace_bytes(args), dtype=torch.uint8, device=x.device)
         args.workspace, args.flags = workspace.data_ptr(), flags
 
         def call(_alive: object = (x, codes, scales, scale, scale_ub, workspace)) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from native import NO_PDL, ONE_BLOCK, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
+from native import NO_PDL, ONE_BLOCK, ONE_GRID, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
 from torch import Tensor
 
 from fp8bench.spec import Scheme
@@ -26,6 +26,7 @@ FAMILIES = ("per-tensor", "per-token", "group-64-row", "group-64-col", "group-12
 REGIMES = ("hot", "cold")
 LARGE = ((8192, 7168), (32768, 7168))
 ODD = ((1, 1023), (9, 2047), (129, 2047), (512, 4095), (1023, 7167), (1024, 7167), (1024, 1023), (1024, 511))
+GRID_SHAPES = ((2, 256), (4, 128), (4, 256), (4, 512), (4, 1024), (8, 448))  # of those that do not fit: the table's
 TUNED = ("per-tensor", "per-token", "group-64-row", "group-128-col")
 SIZES = {  # columns of the tuning table: elements above, up to
     "all": (0, 1 << 40), "to 8k": (0, 8192), "to 131k": (8192, 1 << 17), "to 1M": (1 << 17, 1 << 20),
@@ -139,6 +140,8 @@ def _tensor_shapes() -> dict[str, int]:
             for tile, shape in tiles.items()
             for first, (m, mv) in maxima.items()
         }
+        | {f"grid vectors {v} threads {t}": forced(v, t, ONE_GRID) for v, t in GRID_SHAPES}
+        | {f"grid vectors {v} threads {t}, no PDL": forced(v, t, ONE_GRID) | NO_PDL for v, t in GRID_SHAPES}
         | {f"table start {start}": forced(start=start) for start in STARTS}
         | {f"two kernels vectors {v}, no PDL": forced(v, 512, TWO_KERNELS) | NO_PDL for v in (1, 4)}
         | {f"cluster {c}, no PDL": forced(cluster=c) | NO_PDL for c in (1, 8)}

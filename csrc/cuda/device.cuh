@@ -71,9 +71,20 @@ template <Start kChosen> static __device__ __forceinline__ void wait_unless_alon
 // ---- Maxima of unsigned integers ----------------------------------------------------------------------------
 
 // Over the `kLanes` neighbouring lanes (a power of two) that this one is among; all lanes of the warp call it.
-template <int kLanes> static __device__ __forceinline__ uint32_t max_of_lanes(uint32_t value) {
+// kQuickly: one reduction of the warp for each such team, all on their way at once, in place of one exchange behind the
+// other. Sooner done, but more to do for teams of less than 16.
+template <int kLanes, bool kQuickly = false> static __device__ __forceinline__ uint32_t max_of_lanes(uint32_t value) {
   if constexpr (kLanes == kWarp) {
     return __reduce_max_sync(kAllLanes, value);
+  } else if constexpr (kQuickly) {
+    const uint32_t mine = threadIdx.x % kWarp / kLanes;
+    uint32_t largest = 0;
+#pragma unroll
+    for (uint32_t team = 0; team < kWarp / kLanes; ++team) {
+      const uint32_t of_team = __reduce_max_sync(kAllLanes, mine == team ? value : 0);
+      if (mine == team) largest = of_team;
+    }
+    return largest;
   } else {
 #pragma unroll
     for (int distance = kLanes / 2; distance > 0; distance /= 2)
@@ -93,6 +104,51 @@ static __device__ __forceinline__ uint32_t max_of_block(uint32_t value, uint32_t
   __syncthreads();
   return max_of_lanes<kWarp>(lane < blockDim.x / kWarp ? slots[lane] : 0);
 }
+
+// ---- Words in memory that blocks of a running grid show each other --------------------------------------------
+
+#ifdef __CUDACC__ // a host that emulates the kernels (tests/emulation) brings its own
+
+static __device__ __forceinline__ void show(uint32_t *word, uint32_t value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+}
+
+static __device__ __forceinline__ void show(uint64_t *word, uint64_t value) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+static __device__ __forceinline__ void add(uint64_t *word, uint64_t value) {
+  asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
+
+static __device__ __forceinline__ uint32_t look_at(const uint32_t *word) {
+  uint32_t seen;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(word) : "memory");
+  return seen;
+}
+
+static __device__ __forceinline__ uint64_t look_at(const uint64_t *word) {
+  uint64_t seen;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(word) : "memory");
+  return seen;
+}
+
+static __device__ __forceinline__ void look_at_some(const uint32_t *words, uint32_t (&seen)[4]) {
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(seen[0]), "=r"(seen[1]), "=r"(seen[2]), "=r"(seen[3])
+               : "l"(words)
+               : "memory");
+}
+
+static __device__ __forceinline__ void look_at_some(const uint64_t *words, uint64_t (&seen)[2]) {
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(seen[0]), "=l"(seen[1]) : "l"(words) : "memory");
+}
+
+static __device__ __forceinline__ void fetch_to_cache(const void *memory) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(memory));
+}
+
+#endif
 
 #if __CUDA_ARCH__ >= 900
 

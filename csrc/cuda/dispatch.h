@@ -21,6 +21,7 @@ struct ByLanes {
   int held;         // elements a lane (of 32 bits: 8)
   unsigned threads; // a block
   Start rows, columns;
+  bool pairs = false; // columns whose codes are less than a line of memory: two groups side by side
 };
 constexpr ByLanes kByLanes[] = {
     {32, 8, 128, Start::kAtOnce, Start::kAtOnce},
@@ -29,11 +30,12 @@ constexpr ByLanes kByLanes[] = {
     {kBeyond, 16, 256, Start::kBehindLoads, Start::kAtOnce},
 };
 constexpr ByLanes kByLanesAlone[] = {
-    {4, 8, 128, Start::kAlone, Start::kAlone},
-    {8, 8, 256, Start::kAlone, Start::kAlone},
-    {16, 8, 128, Start::kAlone, Start::kAlone},
+    {4, 8, 128, Start::kAlone, Start::kAlone, true},
+    {8, 8, 256, Start::kAlone, Start::kAlone, true},
+    {16, 8, 128, Start::kAlone, Start::kAlone, true},
+    {32, 8, 256, Start::kAlone, Start::kAlone, true},
     {64, 8, 256, Start::kAlone, Start::kAlone},
-    {kBeyond, 16, 128, Start::kAlone, Start::kAlone},
+    {kBeyond, 16, 128, Start::kAlone, Start::kAlone, true},
 };
 
 // Tokens, and tensors that a block or cluster takes: by elements in all. The fewest vectors a thread with which neither
@@ -57,6 +59,31 @@ constexpr ByBlocks kByBlocks[] = {
 constexpr ByBlocks kByBlocksAlone[] = {
     {32, 512, 1, Start::kAlone},
     {kBeyond, 448, kBeyond, Start::kAlone},
+};
+
+// Tensors too large for a cluster: by packs. One kernel takes them whose blocks meet, if there is a row for them and
+// room on the machine for all blocks at once.
+struct ByGrid {
+  unsigned up_to;
+  int vectors;      // a thread; 0: two kernels
+  unsigned threads; // a block
+};
+constexpr ByGrid kByGrid[] = {
+    {2, 4, 128},
+    {4, 0, 0},
+    {8, 4, 256},
+    {16, 4, 512},
+    {32, 4, 1024},
+    {64, 8, 448},
+    {kBeyond, 0, 0},
+};
+constexpr ByGrid kByGridAlone[] = {
+    {2, 4, 128},
+    {8, 4, 256},
+    {16, 0, 0},
+    {32, 4, 1024},
+    {64, 8, 448},
+    {kBeyond, 0, 0},
 };
 
 // Tensors that two kernels take: by packs. The one looks for the largest magnitude, the other quantizes.
@@ -87,15 +114,15 @@ constexpr ByTiles kByTilesAlone[] = {
 
 constexpr unsigned kOddAtOnce = 4;     // sixteenths as above: up to there odd sizes start at once
 constexpr int kMostFewLanes = 4 * kLaneSingles; // elements: longer segments are a warp's, unless they are whole vectors
+constexpr uint64_t kLine = 128;        // bytes of memory, or codes
 constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
 constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp takes by itself, where in all
 constexpr unsigned kWarpElements = 32; // there are more, in sixteenths as above, and tokens are at least
 constexpr int kWarpTokens = 2;         // a multiprocessor
 constexpr int kUsualVectors = 4;       // a thread, at most, of segments that also fit with fewer
-// Vectors up to which one block takes a tensor, a cluster beyond, and two kernels beyond. Where calls do not overlap,
-// two kernels cost more.
+// Vectors up to which one block takes a tensor, and up to which a cluster does.
 constexpr int kOneBlock = 1024, kOneBlockAlone = 2048;
-constexpr int kOneCluster = 8192, kOneClusterAlone = 16384;
+constexpr int kOneCluster = 8192;
 constexpr unsigned kClusterThreads = 256; // of a block in a cluster, at most, where vectors allow
 constexpr int kMaximaUnit = 128;          // blocks
 constexpr int kMostMaxima = 1024;         // blocks that look for the largest magnitude, at most
@@ -121,7 +148,7 @@ struct Forced {
         maxima(args.flags >> FP8BENCH_MAXIMA_SHIFT & 0xF),
         maxima_vectors(args.flags >> FP8BENCH_MAXIMA_VECTORS_SHIFT & 3) {}
 };
-constexpr unsigned kForcedTwoKernels = 15, kForcedWarp = 14;
+constexpr unsigned kForcedTwoKernels = 15, kForcedWarp = 14, kForcedGrid = 13;
 
 // ---- Choices ------------------------------------------------------------------------------------------------
 
@@ -179,19 +206,22 @@ inline int choose_held(int usual, uint64_t length, unsigned vector, const Forced
 }
 
 // The form of the kernel by lanes in the usual case; fits: what 2^log lanes hold is just a segment.
-inline Case choose_case(int log, bool fits, bool column_major) {
-  if (fits && log >= kFewestLanes && log <= kMostLanes) return column_major ? Case::kColumns : Case::kRows;
+inline Case choose_case(int log, bool fits, bool column_major, bool pairs) {
+  if (fits && log >= kFewestLanes && log <= kMostLanes)
+    return !column_major ? Case::kRows : pairs ? Case::kColumnPairs : Case::kColumns;
   return log == kWarpLanes && !column_major ? Case::kRows : Case::kAny;
 }
 
 // Blocks of so many threads for segments that 2^log lanes share. Column-major: a warp takes the same group of
-// neighbouring tokens; in the usual case blockIdx.x is the group, and a layer as many tokens as fit a block.
+// neighbouring tokens; in the usual case blockIdx.x is the group or pair, and a layer as many tokens as fit a block.
 inline Grid choose_lanes_grid(uint64_t tokens, uint64_t groups, int log, unsigned most, bool column_major, Case usual) {
   const uint64_t teams = 32 >> log;
-  if (usual == Case::kColumns) {
-    const uint64_t lanes = tokens << log, threads = std::min<uint64_t>(most, round_up(lanes, kWarp));
+  if (usual == Case::kColumns || usual == Case::kColumnPairs) {
+    const uint64_t beside = usual == Case::kColumnPairs ? kBeside<Case::kColumnPairs> : kBeside<Case::kColumns>;
+    const uint64_t lanes = tokens * beside << log;
+    const uint64_t threads = std::min<uint64_t>(most, round_up(lanes, kWarp));
     const uint64_t layers = std::min<uint64_t>(divide_up(lanes, threads), kBeyond);
-    return {static_cast<unsigned>(groups), static_cast<unsigned>(threads), 1, static_cast<unsigned>(layers)};
+    return {static_cast<unsigned>(groups / beside), static_cast<unsigned>(threads), 1, static_cast<unsigned>(layers)};
   }
   const uint64_t warps = column_major ? divide_up(tokens, teams) * groups : divide_up(tokens * groups, teams);
   const unsigned threads = static_cast<unsigned>(std::min<uint64_t>(most, warps * kWarp));
@@ -210,7 +240,8 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
   while (elements << log < length) ++log;
   if (fit == Fit::kAnywhere) log = kWarpLanes;
   if (fit == Fit::kSingles) log = length <= kMostFewLanes ? 2 : kWarpLanes; // the widths that there are
-  Case which = usual ? choose_case(log, elements << log == length, column_major) : Case::kAny;
+  const bool pairs = row.pairs && groups % 2 == 0 && length < kLine;
+  Case which = usual ? choose_case(log, elements << log == length, column_major, pairs) : Case::kAny;
   const unsigned most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
   Grid grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);
   if (grid.layers > kMostLayers) {
@@ -256,11 +287,27 @@ inline int held_by_lanes(const Choice &choice, unsigned vector) {
 // How many blocks share a tensor that they hold in registers, or 0 if it is too large for that.
 inline unsigned choose_cluster(uint64_t packs, bool vectors, const Machine &machine, const Forced &forced) {
   const uint64_t most = forced.overlaps ? kOneBlock : kOneBlockAlone, one_block = vectors ? most : kOneBlock / 2;
-  if (forced.cluster == kForcedTwoKernels) return 0;
+  if (forced.cluster == kForcedTwoKernels || forced.cluster == kForcedGrid) return 0;
   const unsigned wanted = std::min<unsigned>(forced.cluster, kMostCluster);
   if (forced.cluster) return machine.hopper || wanted == 1 ? wanted : 0;
   if (packs <= one_block) return 1;
-  return machine.hopper && packs <= (forced.overlaps ? kOneCluster : kOneClusterAlone) ? kMostCluster : 0;
+  return machine.hopper && packs <= kOneCluster ? kMostCluster : 0;
+}
+
+// Blocks of the one kernel of a tensor whose blocks meet: a multiple of kCopies, of at least two warps.
+inline Choice choose_grid(uint64_t packs, const Machine &machine, const Forced &forced) {
+  const ByGrid &row = row_for(packs, kByGrid, kByGridAlone, machine, forced);
+  const bool asked = forced.cluster == kForcedGrid;
+  const int vectors = asked && forced.vectors ? int(forced.vectors) : row.vectors;
+  const unsigned threads = asked && forced.threads ? forced.threads : row.threads;
+  if (vectors == 0 || threads == 0 || (forced.cluster && !asked)) return {};
+  int i = 0;
+  while (i < 3 && kBlockVectors[i] < vectors) ++i;
+  const uint64_t share = uint64_t{threads} * kBlockVectors[i], blocks = round_up(divide_up(packs, share), kCopies);
+  const unsigned most_threads = i < 3 ? kMostGridThreads<4> : kMostGridThreads<8>;
+  const int room = machine.multiprocessors * (i < 3 ? kGridBlocks<4> : kGridBlocks<8>);
+  const bool possible = threads > kWarp && threads <= most_threads && blocks <= uint64_t(std::min(kMostMeeting, room));
+  return {possible, i, {static_cast<unsigned>(blocks), threads}, choose_start(Start::kBehindLoads, forced)};
 }
 
 inline const ByTiles &row_for_tiles(uint64_t packs, const Machine &machine, const Forced &forced) {

@@ -16,7 +16,7 @@ constexpr int kFloorVectors[] = {1, 2, 4, 8};
 constexpr int kLoopVectors = 4;               // of kernels that loop
 constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case,
 constexpr int kWarpLanes = 5;                   // if it is not a warp
-constexpr int kUsualCases = 2;                  // kRows, kColumns
+constexpr int kUsualCases = 3;                  // kRows, kColumns, kColumnPairs: alone, and short segments
 
 constexpr int index_of(Start start) { return static_cast<int>(start); }
 constexpr int index_of(Case usual) { return static_cast<int>(usual) - 1; }
@@ -27,6 +27,7 @@ struct Kernels {
   using Largest = void (*)(Tensor, uint32_t, uint32_t *);
   using Tiles = void (*)(Tensor, const uint32_t *, uint32_t);
   using LargestOfRow = void (*)(const void *, uint32_t, uint32_t *);
+  using ByGrid = void (*)(const void *, uint8_t *, float *, uint32_t, void *);
   using Row = void (*)(const void *, uint8_t *, float *, uint32_t, const uint32_t *, uint32_t);
   using Floor = void (*)(const void *, uint8_t *, uint64_t, float);
 
@@ -37,6 +38,7 @@ struct Kernels {
   ByBlocks odd_by_blocks[2][4];                       // start at once, behind the loads; kBlockVectors
   LargestOfRow largest_of_row[2][3];                  // overlaps its predecessor, alone; kTileVectors
   Row row[3];
+  ByGrid usual_by_grid[2][4];          // overlaps its neighbours, alone; kBlockVectors
 
   // Any case. Where there are two rows: with vectors, with single elements.
   BySegments by_lanes[3][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
@@ -99,13 +101,21 @@ template <class Pack, int kHeld> constexpr void add_row(Kernels &all) {
   all.row[kHeld] = quantize_row<Pack, kTileVectors[kHeld]>;
 }
 
+template <class Pack, int kHeld> constexpr void add_grid(Kernels &all) {
+  all.usual_by_grid[0][kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], kUsualStart>;
+  all.usual_by_grid[1][kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], Start::kAlone>;
+}
+
 template <class Input> constexpr Kernels kernels_for() {
   using V = Vector<Input>;
   using S = Single<Input>;
   Kernels all{};
   add_usual_segments<V, Start::kAtOnce>(all), add_usual_segments<V, Start::kBehindLoads>(all);
   add_usual_segments<V, Start::kAlone>(all);
+  add_usual_lanes<V, Start::kAlone, Case::kColumnPairs, 2>(all);
+  add_usual_lanes<V, Start::kAlone, Case::kColumnPairs, 3>(all);
   add_row<V, 0>(all), add_row<V, 1>(all), add_row<V, 2>(all);
+  add_grid<V, 0>(all), add_grid<V, 1>(all), add_grid<V, 2>(all), add_grid<V, 3>(all);
 
   add_lanes<V, 0>(all), add_lanes<V, 1>(all), add_lanes<V, 2>(all);
   add_lanes<V, 3>(all), add_lanes<V, 4>(all), add_lanes<V, 5>(all);

@@ -15,6 +15,10 @@ namespace {
 constexpr int64_t kMostHidden = int64_t{1} << 30;   // elements of a token
 constexpr int64_t kMostSegments = int64_t{1} << 30; // of a launch; more tokens take several
 constexpr uint64_t kMostUsual = uint64_t{1} << 31;  // packs of a launch in the usual case
+// A workspace: a word for each block of the first of two kernels, which needs no preparation; then meetings.
+constexpr int64_t kMeetingOfHalves = kMostMaxima * int64_t{sizeof(uint32_t)};
+constexpr int64_t kMeetingOfWords = kMeetingOfHalves + int64_t{sizeof(Meeting<MeetingWord<uint16_t>>)};
+constexpr int64_t kWorkspaceBytes = kMeetingOfWords + int64_t{sizeof(Meeting<MeetingWord<uint32_t>>)};
 constexpr int kFloorThreads[] = {64, 128, 256, 512, 1024};
 
 thread_local char last_error[256] = "";
@@ -212,6 +216,13 @@ cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &
                 maxima, choice.grid.blocks);
 }
 
+// One kernel, whose blocks meet; the usual case.
+cudaError_t launch_by_grid(const fp8bench_args &args, uint32_t packs, const Choice &choice, const Machine &machine) {
+  void *meeting = static_cast<char *>(args.workspace) + (element_bytes(args) == 2 ? kMeetingOfHalves : kMeetingOfWords);
+  return launch(kernels_of(args).usual_by_grid[choice.start == index_of(Start::kAlone)][choice.kernel], choice.grid,
+                Stream(args, machine), args.x, args.codes, args.scales, packs, meeting);
+}
+
 // The whole tensor as one segment, which `cluster` blocks hold in registers.
 cudaError_t launch_one_segment(const fp8bench_args &args, Fit fit, const Choice &choice, const Machine &machine) {
   Segments all{};
@@ -245,7 +256,13 @@ int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
   const Choice choice = choose_tiles(packs, vectors, machine, forced);
   if (!choice.possible) return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
   if (!given && args.workspace == nullptr) return refuse(FP8BENCH_BAD_ARGUMENT, "workspace is null");
-  if (is_usual(args, fit)) return finish(launch_row(args, static_cast<uint32_t>(packs), choice, machine));
+  if (is_usual(args, fit)) {
+    const Choice grid = choose_grid(packs, machine, forced);
+    if (forced.cluster == kForcedGrid && !grid.possible)
+      return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
+    return finish(grid.possible ? launch_by_grid(args, static_cast<uint32_t>(packs), grid, machine)
+                                : launch_row(args, static_cast<uint32_t>(packs), choice, machine));
+  }
   unsigned maxima = 0;
   if (!given)
     if (cudaError_t error = launch_largest(args, fit, machine, maxima)) return finish(error);
@@ -286,9 +303,8 @@ extern "C" {
 
 int fp8bench_quantize(const fp8bench_args *args) { return fp8bench::quantize(*args); }
 
-// One word for each block that looks for the largest magnitude of a large tensor.
 int64_t fp8bench_workspace_bytes(const fp8bench_args *args) {
-  return args->group == 0 ? fp8bench::kMostMaxima * int64_t{sizeof(uint32_t)} : 0;
+  return args->group == 0 ? fp8bench::kWorkspaceBytes : 0;
 }
 
 int fp8bench_floor_variants(void) { return std::size(fp8bench::kFloorVectors) * std::size(fp8bench::kFloorThreads); }

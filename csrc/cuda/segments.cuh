@@ -35,9 +35,12 @@ struct Segments {
 
 // What a kernel is compiled for. kAny: everything. The others: the usual case, in which many instructions are spared:
 // dynamic scales without bound that are no powers of two, tokens one behind the other, fewer than 2^31 packs. kRows:
-// row-major scales. kColumns: column-major ones; a warp takes the same group of neighbouring tokens. kOdd: row-major
-// scales of segments that begin and end anywhere.
-enum class Case { kAny, kRows, kColumns, kOdd };
+// row-major scales. kColumns: column-major ones; a warp takes the same group of neighbouring tokens. kColumnPairs: the
+// same, of two groups that lie side by side. kOdd: row-major scales of segments that begin and end anywhere.
+enum class Case { kAny, kRows, kColumns, kColumnPairs, kOdd };
+
+// Groups side by side that a block takes, of column-major scales; 0 for row-major ones.
+template <Case kCase> constexpr uint32_t kBeside = kCase == Case::kColumns ? 1 : kCase == Case::kColumnPairs ? 2 : 0;
 
 struct Segment {
   uint32_t token, group;
@@ -115,19 +118,19 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_by_lanes(const __gr
 }
 
 // The usual case of the same. Teams beyond the last segment or token do its work once more, so that nobody asks. A
-// team of less than a warp has as many lanes and packs as fit its segment. kColumns: blockIdx.x is a group.
+// team of less than a warp has as many lanes and packs as fit its segment. By columns, blockIdx.x is a group or a pair.
 template <class Pack, int kLanes, int kPacks, Start kStart, Case kCase>
 __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(const __grid_constant__ Segments all) {
   constexpr bool kFull = kLanes < kWarp;
   if constexpr (!kRunsHere<kStart>) return;
   let_successor_start_at<kStart, Start::kAtOnce>();
   const uint32_t lane = threadIdx.x % kLanes;
-  const uint32_t team = (kCase == Case::kColumns ? blockIdx.y : blockIdx.x) * all.teams + threadIdx.x / kLanes;
+  const uint32_t team = (kBeside<kCase> > 0 ? blockIdx.y : blockIdx.x) * all.teams + threadIdx.x / kLanes;
   uint32_t number = min(team, all.last), scale_at = number; // of the segment
-  if constexpr (kCase == Case::kColumns) { // a block takes a group, blockIdx.x, of neighbouring tokens
-    const uint32_t token = min(team, all.tokens - 1);
-    number = token * all.groups.size() + blockIdx.x;
-    scale_at = blockIdx.x * all.tokens + token;
+  if constexpr (constexpr uint32_t kGroups = kBeside<kCase>; kGroups > 0) { // a block takes neighbouring tokens
+    const uint32_t token = min(team / kGroups, all.tokens - 1), group = blockIdx.x * kGroups + team % kGroups;
+    number = token * all.groups.size() + group;
+    scale_at = group * all.tokens + token;
   }
   const size_t offset = static_cast<size_t>(number) * (kFull ? kLanes * kPacks * Pack::kElements : all.length) +
                         (kFull ? lane * Pack::kElements : 0);
@@ -138,7 +141,8 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
   wait_unless_alone<kStart>(x);
   packs.load(x, first, kLanes, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
-  const uint32_t largest = max_of_lanes<kLanes>(packs.largest());
+  constexpr bool kFew = kPacks * Pack::kElements <= 8; // elements a lane: for small inputs, where the latency shows
+  const uint32_t largest = max_of_lanes<kLanes, kFew && kLanes >= 8>(packs.largest());
   const Scale scale = computed_scale<kCase, typename Pack::Input>(largest, all, scale_at, lane == 0);
   packs.store(all.codes + offset, first, kLanes, bound, scale);
 }

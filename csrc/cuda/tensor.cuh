@@ -1,9 +1,13 @@
-// One scale for a tensor that is too large for one cluster: two kernels. The first writes each block's largest
-// magnitude to the workspace; the second reduces those and quantizes. Blocks take tiles: up to `tile` packs of a row.
+// One scale for a tensor that is too large for one cluster. One kernel, where the registers of a block a multiprocessor
+// hold the tensor: quantize_by_grid. Else two: the first writes each block's largest magnitude to the workspace, the
+// second reduces those and quantizes; blocks take tiles: up to `tile` packs of a row.
 #pragma once
+
+#include <type_traits>
 
 #include "device.cuh"
 #include "elements.cuh"
+#include "meeting.cuh"
 #include "sizes.cuh"
 
 namespace fp8bench {
@@ -149,6 +153,58 @@ __global__ void __launch_bounds__(1024) quantize_row(const void *x, uint8_t *cod
   const Scale scale{dynamic_scale(absmax, nullptr, false), true};
   if (first == 0) *scales = scale.value;
   mine.store(codes, first, blockDim.x, bound, scale);
+}
+
+// A multiprocessor has room for one block of quantize_by_grid, or for two with so many packs that they have half the
+// threads.
+template <int kPacks> constexpr int kMostGridThreads = kPacks <= 4 ? 1024 : 448;
+template <int kPacks> constexpr int kGridBlocks = kPacks <= 4 ? 1 : 2;
+
+// A largest magnitude fits half a word.
+template <class Storage> using MeetingWord = std::conditional_t<sizeof(Storage) == 2, uint32_t, uint64_t>;
+
+// One kernel, in the usual case: one row of `packs` packs, fewer than 2^31, no bound, no power of two. A block's packs
+// stay in its registers while the blocks agree.
+template <class Pack, int kPacks, Start kStart>
+__global__ void __launch_bounds__(kMostGridThreads<kPacks>, kGridBlocks<kPacks>)
+    quantize_by_grid(const void *x, uint8_t *codes, float *scales, uint32_t packs, void *memory) {
+  if constexpr (!kRunsHere<kStart>) return;
+  let_successor_start_at<kStart, Start::kAtOnce>();
+  __shared__ uint32_t slots[kMostWarps], agreed;
+  const uint32_t share = blockDim.x * kPacks, first = blockIdx.x * share + threadIdx.x;
+  const bool speaks = threadIdx.x < kWarp; // the warp that meets those of other blocks
+  using Word = MeetingWord<typename Pack::Storage>;
+  auto &meeting = *static_cast<Meeting<Word> *>(memory);
+  const UpTo bound{packs - 1};
+  const auto *all = static_cast<const typename Pack::Storage *>(x);
+  Packs<Pack, kPacks> mine;
+  if (speaks) look_ahead<Word>(meeting);
+  wait_unless_alone<kStart>(all + bound.at(first, 0) * Pack::kElements);
+  uint32_t number = 0;
+  if (speaks) number = number_of<Word>(meeting);
+  mine.load(all, first, blockDim.x, bound);
+  let_successor_start_at<kStart, Start::kBehindLoads>();
+  const uint32_t largest = max_of_block<true>(mine.largest(), slots);
+  if (threadIdx.x == kWarp) leave<Word>(meeting); // a warp that has nothing else to do
+  if (speaks) {
+    const uint32_t of_grid = max_of_grid<Word>(meeting, number, largest, [&](uint32_t block) {
+      uint32_t of_block = 0;
+      const uint32_t begin = block * share + threadIdx.x;
+#pragma unroll 1
+      for (uint32_t pack = begin; pack < begin + share; pack += kWarp) {
+        Packs<Pack, 1> one;
+        one.load(all, pack, 0, bound);
+        of_block = max(of_block, one.largest());
+      }
+      return max_of_lanes<kWarp>(of_block);
+    });
+    if (threadIdx.x == 0) agreed = of_grid;
+  }
+  __syncthreads();
+  const Scale scale{dynamic_scale(Pack::Input::value(agreed), nullptr, false), true};
+  if (first == 0) *scales = scale.value;
+  mine.store(codes, first, blockDim.x, bound, scale);
+  if (speaks) renew<Word>(meeting, number);
 }
 
 } // namespace fp8bench

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fp8bench.spec import Scheme
 
-ABI = 1  # FP8BENCH_ABI of the header that these files were written for
+ABI = 2  # FP8BENCH_ABI of the header that these files were written for
 
 STATUS = {0: "OK", 1: "BAD_ARGUMENT", 2: "UNSUPPORTED", 3: "LAUNCH_FAILED"}
 DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}

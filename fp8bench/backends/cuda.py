@@ -58,7 +58,7 @@ class CudaBackend:
         result = codes, scales if given is None else given
         args = arguments(scheme, x, codes, scales, given, bound)
         if workspace is None:  # one of this call alone: calls on several streams must not share one
-            workspace = torch.empty(self._loaded().workspace_bytes(args), dtype=torch.uint8, device=x.device)
+            workspace = torch.zeros(self._loaded().workspace_bytes(args), dtype=torch.uint8, device=x.device)
         args.workspace = workspace.data_ptr()
         device = x.device
 

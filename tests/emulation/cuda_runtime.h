@@ -119,7 +119,17 @@ inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t value) {
   return value;
 }
 
+inline int __all_sync(uint32_t mask, int predicate) { return __reduce_max_sync(mask, !predicate) == 0; }
+
 namespace fp8bench {
+
+template <class Word> void show(Word *word, Word value) { *word = value; }
+inline void add(uint64_t *word, uint64_t value) { *word += value; }
+template <class Word> Word look_at(const Word *word) { return *word; }
+template <class Word, size_t kWords> void look_at_some(const Word *words, Word (&seen)[kWords]) {
+  std::copy(words, words + kWords, seen);
+}
+inline void fetch_to_cache(const void *) {}
 
 inline uint32_t larger_halves(uint32_t a, uint32_t b, uint32_t infinity) {
   const uint32_t low = emulation::larger_half(a & 0x7FFF, b & 0x7FFF, infinity);
@@ -163,7 +173,7 @@ struct cudaLaunchConfig_t {
 };
 
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
-  const int values[] = {4, 2048, 8}; // few multiprocessors, so that small tensors go the ways of large ones
+  const int values[] = {8, 2048, 8}; // few multiprocessors, so that small tensors go the ways of large ones
   *value = values[attribute];
   return cudaSuccess;
 }
