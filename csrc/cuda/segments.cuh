@@ -142,7 +142,8 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
   packs.load(x, first, kLanes, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();
   constexpr bool kFew = kPacks * Pack::kElements <= 8; // elements a lane: for small inputs, where the latency shows
-  const uint32_t largest = max_of_lanes<kLanes, kFew && kLanes >= 8>(packs.largest());
+  constexpr bool kQuickly = kFew && kLanes >= (kStart == Start::kAlone ? 8 : 16);
+  const uint32_t largest = max_of_lanes<kLanes, kQuickly>(packs.largest());
   const Scale scale = computed_scale<kCase, typename Pack::Input>(largest, all, scale_at, lane == 0);
   packs.store(all.codes + offset, first, kLanes, bound, scale);
 }
