@@ -240,6 +240,11 @@ class TestMachineCode:
     def test_segments(self, target: int, length: int, lines: int, dtype: str, dense: bool, tmp_path: Path) -> None:
         assert_good_code(segment_code(length, lines, dtype, dense, target), tmp_path)
 
+    @pytest.mark.parametrize("target", [90, *OTHERS])
+    def test_pairs_of_columns(self, target: int, tmp_path: Path) -> None:
+        for lines in (1 << 10, 1 << 20):
+            assert_good_code(segment_code(64, lines, "bfloat16", False, target, pairs=True), tmp_path)
+
     @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_QUANTIZE], ids=str)
     def test_tensor(self, launch: backend.Launch, tmp_path: Path) -> None:
         block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "PARTIALS": launch.warps * 32}
