@@ -164,12 +164,11 @@ template <int kPacks> constexpr int kGridBlocks = kPacks <= 4 ? 1 : 2;
 template <class Storage> using MeetingWord = std::conditional_t<sizeof(Storage) == 2, uint32_t, uint64_t>;
 
 // One kernel, in the usual case: one row of `packs` packs, fewer than 2^31, no bound, no power of two. A block's packs
-// stay in its registers while the blocks agree.
+// stay in its registers while the blocks agree. The successor starts behind the loads, unless all are alone.
 template <class Pack, int kPacks, Start kStart>
 __global__ void __launch_bounds__(kMostGridThreads<kPacks>, kGridBlocks<kPacks>)
     quantize_by_grid(const void *x, uint8_t *codes, float *scales, uint32_t packs, void *memory) {
   if constexpr (!kRunsHere<kStart>) return;
-  let_successor_start_at<kStart, Start::kAtOnce>();
   __shared__ uint32_t slots[kMostWarps], agreed;
   const uint32_t share = blockDim.x * kPacks, first = blockIdx.x * share + threadIdx.x;
   const bool speaks = threadIdx.x < kWarp; // the warp that meets those of other blocks
