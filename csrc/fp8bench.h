@@ -47,7 +47,9 @@ typedef struct {
   float *scales;         // dynamic: written; (1,), (tokens, 1) or (tokens, groups), row- or column-major
   const float *scale_in; // static: the given scales, laid out like `scales`; null when dynamic
   const float *scale_ub; // upper bound of absmax, one float; null for none
-  void *workspace;       // fp8bench_workspace_bytes() bytes, 16-byte aligned; zero before the first call that gets it
+  // fp8bench_workspace_bytes() bytes, 16-byte aligned: zero before the first call that gets them, written by nobody else
+  // from then on, and not shared by calls that can run at the same time. May be null where the scales are given.
+  void *workspace;
   void *stream;          // cudaStream_t; ignored on the CPU
   int64_t tokens;
   int64_t hidden;

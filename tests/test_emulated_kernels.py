@@ -83,7 +83,7 @@ def _check(
     scale_ub = None if bound is None else torch.tensor(bound)
     args = arguments(scheme, x, codes, scales, scale, scale_ub)
     workspace = torch.zeros(library.workspace_bytes(args), dtype=torch.uint8)
-    args.workspace, args.flags = workspace.data_ptr(), flags
+    args.workspace, args.flags = None if scheme.static else workspace.data_ptr(), flags
     library.quantize(args)
     expected_codes, expected_scales = reference.quantize(x, scheme, scale, scale_ub)
     assert torch.equal(codes, expected_codes)

@@ -142,7 +142,7 @@ class _Swaying(_Device):
         super().__init__()
         self._sway, self._overlaps = sway, overlaps
 
-    def _call_once(self, arms: object) -> None:
+    def _call_once(self, arms: object, before: object) -> None:
         pass
 
     def _probe(self, arms: object, cold: bool) -> float:

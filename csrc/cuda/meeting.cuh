@@ -11,7 +11,7 @@ namespace fp8bench {
 
 constexpr int kMostMeeting = 256;       // blocks
 constexpr int kCopies = 8;              // of what they share: a place in memory that all look at answers slowly
-constexpr int kPatience = 256;          // looks; one takes some 0.4 us
+constexpr int kPatience = 64;           // looks; one takes some 0.4 us
 constexpr uint32_t kRenewed = 1u << 12; // meetings between two that renew all words
 
 // What the blocks share, as many times as there are copies: each block looks at one of them. Zero before its first use,
@@ -78,18 +78,19 @@ static __device__ __forceinline__ bool look_at_all(Meeting<Word> &meeting, uint3
   return __all_sync(kAllLanes, others >> kHalf<Word> == 0);
 }
 
-// A warp looks for what other blocks have not shown, and shows it. largest_of(block): of what is the block's. All begin
-// at different blocks, so that they help each other.
+// A warp looks for what other blocks have not shown, and shows it. largest_of(block): of what is the block's. Blocks
+// start in order, so the last are missing: the first begin there, each at another one, so that they help each other.
 template <class Word, class Largest>
 static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint32_t number,
                                                     const Largest &largest_of) {
-  uint32_t block = blockIdx.x;
+  const uint32_t last = gridDim.x - 1 - blockIdx.x;
+  uint32_t block = last;
 #pragma unroll 1
   do {
     block = block + 1 < gridDim.x ? block + 1 : 0;
     const Word word = look_at(&mine_of<Word>(meeting).shown[block]) ^ upper_half<Word>(number);
     if (!__all_sync(kAllLanes, word >> kHalf<Word> == 0)) show_largest<Word>(meeting, number, block, largest_of(block));
-  } while (block != blockIdx.x);
+  } while (block != last);
 }
 
 // Over all blocks of the grid, by one warp of each, behind a barrier of the block; all lanes of the warp get it.

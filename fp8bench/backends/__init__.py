@@ -61,7 +61,8 @@ class Backend(Protocol):
         x: (tokens, hidden), last dimension contiguous, tokens >= 1. codes: (tokens, hidden) float8_e4m3fn.
         scales: float32 with the scheme's shape and strides. scale: given scales of a static scheme.
         The call enqueues the work on the current stream and nothing else: no allocation, no synchronisation,
-        no check. It returns where the result lies: `codes` and `scales` themselves, or (torch) tensors of its
+        no check. `bind` itself may enqueue work on the stream that is current then: calls on another one must come
+        behind it. It returns where the result lies: `codes` and `scales` themselves, or (torch) tensors of its
         own. Everything slow (compilation, workspaces, pointers) happens in `bind`.
         """
         ...

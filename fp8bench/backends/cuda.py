@@ -57,9 +57,9 @@ class CudaBackend:
         bound = None if scale_ub is None else scale_ub.float()
         result = codes, scales if given is None else given
         args = arguments(scheme, x, codes, scales, given, bound)
-        if workspace is None:  # one of this call alone: calls on several streams must not share one
+        if workspace is None and given is None:  # one of this call alone: calls on several streams must not share one
             workspace = torch.zeros(self._loaded().workspace_bytes(args), dtype=torch.uint8, device=x.device)
-        args.workspace = workspace.data_ptr()
+        args.workspace = None if workspace is None else workspace.data_ptr()
         device = x.device
 
         def call(_alive: tuple[Tensor | None, ...] = (x, bound, workspace)) -> tuple[Tensor, Tensor]:

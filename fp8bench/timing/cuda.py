@@ -116,14 +116,16 @@ class CudaGraphClock(Clock):
             self._stream.synchronize()
         return [start.elapsed_time(end) * 1e-3 for start, end in zip(starts, ends, strict=True)]
 
-    def _call_once(self, arms: list[Sequence[Call]]) -> None:
+    def _call_once(self, arms: list[Sequence[Call]], before: Call | None = None) -> None:
         """Each arm's first callable once outside a capture: lazily loaded code may not be loaded inside one.
 
-        Those of the other buffer sets run the same code.
+        Those of the other buffer sets run the same code. before: as of a job, for it is a block of one call.
         """
         torch.cuda.synchronize()  # the buffers were filled on another stream
         with torch.cuda.stream(self._stream):
             for arm in arms:
+                if before:
+                    before()
                 arm[0]()
         self._stream.synchronize()
 
@@ -181,7 +183,7 @@ class CudaGraphClock(Clock):
         return found
 
     def _time(self, job: Job) -> tuple[int, list[float]]:
-        self._call_once([*job.arms, [partial(_spin, 1)]] if job.planted else job.arms)
+        self._call_once([*job.arms, [partial(_spin, 1)]] if job.planted else job.arms, job.before)
         first = [self._capture(arm, PROBE_CALLS) for arm in job.arms]
         per_call = job.seconds or self._probe(first, job)
         calls = self._calls(per_call, min(map(len, job.arms)), job.cold)
