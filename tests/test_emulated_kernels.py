@@ -210,6 +210,8 @@ def test_blocks_that_meet_again_and_again(library: NativeLibrary) -> None:
             for shape in (4 << 8 | 32 << 16, 8 << 8 | 4 << 16):
                 for case in cases[round_ % 2 :]:
                     _meet(library, case, workspace, shape)
+                    meetings += case.dtype == "bfloat16"
+                    assert (_halves(workspace)[:, BLOCKS + 1] == meetings).all()
 
 
 COPIES, BLOCKS, SCRATCH = 8, 256, 4096  # kCopies, kMostMeeting of csrc/cuda/meeting.cuh; what comes before

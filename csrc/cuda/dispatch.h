@@ -239,7 +239,7 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
   while (elements << log < length) ++log;
   if (fit == Fit::kAnywhere) log = kWarpLanes;
   if (fit == Fit::kSingles) log = length <= kMostFewLanes ? 2 : kWarpLanes; // the widths that there are
-  const bool pairs = row.pairs && groups % 2 == 0 && length < kLine;
+  const bool pairs = row.pairs && !forced.start && groups % 2 == 0 && length < kLine; // compiled for kAlone only
   Case which = usual ? choose_case(log, elements << log == length, column_major, pairs) : Case::kAny;
   const unsigned most = forced.threads ? std::min<unsigned>(forced.threads, kMostLaneThreads) : row.threads;
   Grid grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);

@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(1024) quantize_row(const void *x, uint8_t *cod
   mine.store(codes, first, blockDim.x, bound, scale);
 }
 
-// A multiprocessor has room for one block of quantize_by_grid, or for two with so many packs that they have half the
-// threads.
+// A multiprocessor has room for one block of quantize_by_grid, or for two if many packs a thread leave registers for
+// fewer threads.
 template <int kPacks> constexpr int kMostGridThreads = kPacks <= 4 ? 1024 : 448;
 template <int kPacks> constexpr int kGridBlocks = kPacks <= 4 ? 1 : 2;
 
