@@ -41,6 +41,7 @@ FP8BENCH_INLINE float corrected_quotient(float quotient, float x, float scale, f
 struct DivisionByOwnScale {
   float scale, reciprocal;
 
+  DivisionByOwnScale() = default;
   FP8BENCH_MEMBER explicit DivisionByOwnScale(float divisor) : scale(divisor) { reciprocal = reciprocal_of(divisor); }
 
   FP8BENCH_MEMBER float operator()(float x) const { return corrected_quotient(x * reciprocal, x, scale, reciprocal); }
@@ -53,6 +54,7 @@ struct DivisionByOwnScale {
 struct DivisionOfHalves {
   float upper, lower;
 
+  DivisionOfHalves() = default;
   FP8BENCH_MEMBER explicit DivisionOfHalves(float divisor) {
     upper = float_of(bits_of(estimated_reciprocal(divisor)) - 2);
     lower = fused_multiply_add(-divisor, upper, 1.0f) * upper;

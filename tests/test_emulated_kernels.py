@@ -20,7 +20,7 @@ from fp8bench.spec import Case
 HERE = Path(__file__).parent
 MARGIN = 32  # poisoned codes before and behind
 NO_CLUSTER = 15 << 24  # FP8BENCH_CLUSTER_SHIFT: two kernels instead
-ONE_WARP, ONE_GRID = 14 << 24, 13 << 24
+ONE_WARP, ONE_GRID, ONE_RING = 14 << 24, 13 << 24, 11 << 24
 
 # Each kernel with vectors and without, segments that fill their threads and that do not, one token and many.
 SIZES = {
@@ -134,6 +134,17 @@ def test_odd_groups(library: NativeLibrary, name: str) -> None:
             _check(library, case, _input(case, gap))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [0, 2 << 8 | 2 << 16, 8 << 8 | 14 << 16], ids=str)
+def test_odd_tensors_whose_blocks_meet(library: NativeLibrary, shape: int, dtype: str) -> None:
+    for size in ("1x17", "3x1023", "7x2049"):
+        for shift in (0, 1, 7):
+            case = Case.parse(f"per-tensor/{dtype}/{size}")
+            aligned = 0 if shape and case.tokens * case.hidden > 8 * 64 * 2 * 4 else shape
+            of_codes = shift % (4 if dtype == "float32" else 8)
+            _check(library, case, _input(case, shift=shift), flags=ONE_GRID | aligned, shift=of_codes)
+
+
 @pytest.mark.parametrize("shift", range(8))
 def test_odd_places(library: NativeLibrary, shift: int) -> None:
     """Elements and codes away from a vector by as many elements, so that vectors are taken, and by others."""
@@ -198,6 +209,14 @@ def test_blocks_that_meet(library: NativeLibrary, shape: tuple[int, int], dtype:
     for size in (f"8x{elements // 8}", "2x456"):
         case = Case.parse(f"per-tensor/{dtype}/{size}")
         _check(library, case, _input(case), flags=flags)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", ["1x8", "33x1024", "113x7168", "160x8192"])
+def test_a_ring_of_shared_memory(library: NativeLibrary, size: str, dtype: str) -> None:
+    """A pack in all, some that the ring holds, and more than it holds: eight blocks hold 114,688."""
+    case = Case.parse(f"per-tensor/{dtype}/{size}")
+    _check(library, case, _input(case), flags=ONE_RING)
 
 
 def test_blocks_that_meet_again_and_again(library: NativeLibrary) -> None:

@@ -17,7 +17,7 @@ from fp8bench import builds, config, paths, resources, toolchain
 from fp8bench.errors import ToolchainError
 
 ARCHITECTURES = ("89", "90", "100")
-KERNELS = 390  # 130 for each dtype
+KERNELS = 405  # 135 for each dtype
 EMPTY = 3 * (2 * 23 + 7 + 4)  # before sm_90: two of the three starts of 23 kernels, one of the two of 11
 DESIGNS = (
     "quantize_usual_by_lanes",
@@ -26,6 +26,7 @@ DESIGNS = (
     "quantize_in_two_passes",
     "largest_of_row",
     "quantize_by_grid",
+    "quantize_by_ring",
     "quantize_row",
     "largest_of_tiles",
     "quantize_tiles",
@@ -47,7 +48,8 @@ class Kernel:
     @property
     def begins_anywhere(self) -> bool:
         """Its segments or its tensor begin and end between two vectors: single elements are left over."""
-        return bool(re.search("CaseE[04]|[0-9]quantize_by_lanes.*Li32E|two_passes|_of_tiles|quantize_tiles", self.name))
+        odd = "CaseE[04]|by_grid.*Lb1E|[0-9]quantize_by_lanes.*Li32E|two_passes|_of_tiles|quantize_tiles"
+        return bool(re.search(odd, self.name))
 
     @property
     def is_empty(self) -> bool:

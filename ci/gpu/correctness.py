@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from native import NO_PDL, ONE_BLOCK, ONE_GRID, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
+from native import LARGE_CLUSTER, NO_PDL, ONE_BLOCK, ONE_GRID, ONE_RING, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
 from torch import Tensor
 
 from fp8bench import reference
@@ -197,8 +197,11 @@ def odd_places() -> Iterator[Trial]:
                     yield Trial(scheme, dtype, tokens, hidden, flags=flags)
         for shift in range(1, 8):
             yield from _shifted(dtype, shift)
-        for cluster in (1, 2, 4, 8):
+        for cluster in (1, 2, 4, 8, LARGE_CLUSTER, ONE_GRID):
             yield Trial("per-tensor", dtype, 3, 2047, flags=forced(cluster=cluster))
+        for vectors, threads in ((2, 1024), (4, 512), (8, 448)):
+            for flags in (0, NO_PDL):
+                yield Trial("per-tensor", dtype, 129, 2047, flags=forced(vectors, threads, ONE_GRID) | flags)
         for vectors, start in product((1, 2, 4, 8), STARTS):
             yield Trial("per-token", dtype, 37, 7167, flags=forced(vectors=vectors, start=start))
 
@@ -217,6 +220,7 @@ def _shifted(dtype: torch.dtype, shift: int) -> Iterator[Trial]:
 def _launch_shapes() -> Iterator[Trial]:
     for dtype in DTYPES:
         yield from _tensor_shapes(dtype)
+        yield from _ring(dtype)
         yield from _token_and_group_shapes(dtype)
         for start in STARTS:
             for scheme in ("per-tensor", "per-tensor-static", "per-token", "group-128-col"):
@@ -226,7 +230,7 @@ def _launch_shapes() -> Iterator[Trial]:
 
 def _tensor_shapes(dtype: torch.dtype) -> Iterator[Trial]:
     for tokens, hidden in ((1, 2048), (16, 4096), (64, 7168)):
-        for cluster in (1, 2, 4, 8, TWO_KERNELS):
+        for cluster in (1, 2, 4, 8, LARGE_CLUSTER, TWO_KERNELS):
             yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=cluster))
         for vectors, threads in ((1, 128), (2, 512), (4, 1024)):
             yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(vectors, threads, TWO_KERNELS) | NO_PDL)
@@ -238,12 +242,21 @@ def _tensor_shapes(dtype: torch.dtype) -> Iterator[Trial]:
     for tokens, hidden in ((129, 1024), (513, 1024), (1000, 2048), (512, 7168), (1024, 7168)):
         for flags in (0, NO_PDL):
             yield Trial("per-tensor", dtype, tokens, hidden, flags=flags)
+            yield Trial("per-token", dtype, tokens // 64, hidden, flags=flags)
+
+
+def _ring(dtype: torch.dtype) -> Iterator[Trial]:
+    for tokens, hidden in ((1, 8), (64, 7168), (1031, 7168), (5000, 7168)):
+        for flags in (0, NO_PDL):
+            yield Trial("per-tensor", dtype, tokens, hidden, flags=forced(cluster=ONE_RING) | flags)
 
 
 def _token_and_group_shapes(dtype: torch.dtype) -> Iterator[Trial]:
     for hidden in (600, 896, 4096, 7168):
         for vectors in (1, 2, 4, 8):
             yield Trial("per-token", dtype, 37, hidden, flags=forced(vectors=vectors))
+        for cluster in (2, 8, LARGE_CLUSTER):
+            yield Trial("per-token", dtype, 37, hidden, flags=forced(cluster=cluster))
         yield Trial("per-token", dtype, 1037, hidden // 4, flags=forced(cluster=ONE_WARP))
         yield Trial("per-token", dtype, 1037, hidden // 4, flags=forced(cluster=ONE_BLOCK))
     for threads in (64, 128, 256):
@@ -308,7 +321,7 @@ def _compare(kernels: Kernels, scheme: Scheme, x: Tensor, scale: Tensor | None) 
 def check_order(kernels: Kernels) -> Iterator[tuple[str, str | None]]:
     """Each kernel reads what the one before wrote: of ours, and of PyTorch, which knows no dependent launch."""
     for name in ("per-tensor", "per-token", "group-64-row", "group-128-col"):
-        for tokens, hidden in ((1, 4096), (128, 4096), (1024, 8192)):
+        for tokens, hidden in ((1, 4096), (16, 8192), (128, 4096), (1024, 8192)):
             yield f"chain of {name} {tokens}x{hidden}", _chain(kernels, Scheme.parse(name), tokens, hidden)
 
 

@@ -23,7 +23,7 @@ from fp8bench import backends  # noqa: E402
 from fp8bench.spec import Scheme  # noqa: E402
 
 NO_PDL = 1
-TWO_KERNELS, ONE_WARP, ONE_GRID, ONE_BLOCK = 15, 14, 13, 1
+TWO_KERNELS, ONE_WARP, ONE_GRID, LARGE_CLUSTER, ONE_RING, ONE_BLOCK = 15, 14, 13, 12, 11, 1
 STARTS = {"at once": 1, "behind loads": 2}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from native import NO_PDL, ONE_BLOCK, ONE_GRID, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
+from native import LARGE_CLUSTER, NO_PDL, ONE_BLOCK, ONE_GRID, ONE_RING, ONE_WARP, STARTS, TWO_KERNELS, Kernels, forced
 from torch import Tensor
 
 from fp8bench.spec import Scheme
@@ -26,7 +26,8 @@ FAMILIES = ("per-tensor", "per-token", "group-64-row", "group-64-col", "group-12
 REGIMES = ("hot", "cold")
 LARGE = ((8192, 7168), (32768, 7168))
 ODD = ((1, 1023), (9, 2047), (129, 2047), (512, 4095), (1023, 7167), (1024, 7167), (1024, 1023), (1024, 511))
-GRID_SHAPES = ((2, 256), (4, 128), (4, 256), (4, 512), (4, 1024), (8, 448))  # of those that do not fit: the table's
+# Of those that do not fit: the table's.
+GRID_SHAPES = ((2, 128), (2, 256), (4, 128), (4, 256), (4, 512), (4, 1024), (8, 256), (8, 448))
 TUNED = ("per-tensor", "per-token", "group-64-row", "group-128-col")
 SIZES = {  # columns of the tuning table: elements above, up to
     "all": (0, 1 << 40), "to 8k": (0, 8192), "to 131k": (8192, 1 << 17), "to 1M": (1 << 17, 1 << 20),
@@ -134,6 +135,7 @@ def _tensor_shapes() -> dict[str, int]:
     maxima = {f"maxima {m} of {1 << (mv - 1)} vectors": (m, mv) for m in (1, 2, 4) for mv in (1, 2, 3)}
     return (
         {f"cluster {c}": forced(cluster=c) for c in (1, 2, 4, 8)}
+        | {"cluster 16": forced(cluster=LARGE_CLUSTER), "cluster 16, no PDL": forced(cluster=LARGE_CLUSTER) | NO_PDL}
         | {f"cluster 8 vectors {v}": forced(v, cluster=8) for v in (1, 2, 4, 8)}
         | {
             f"two kernels {tile}, {first}": forced(*shape, TWO_KERNELS, maxima=m, maxima_vectors=mv)
@@ -142,6 +144,7 @@ def _tensor_shapes() -> dict[str, int]:
         }
         | {f"grid vectors {v} threads {t}": forced(v, t, ONE_GRID) for v, t in GRID_SHAPES}
         | {f"grid vectors {v} threads {t}, no PDL": forced(v, t, ONE_GRID) | NO_PDL for v, t in GRID_SHAPES}
+        | {"ring": forced(cluster=ONE_RING), "ring, no PDL": forced(cluster=ONE_RING) | NO_PDL}
         | {f"table start {start}": forced(start=start) for start in STARTS}
         | {f"two kernels vectors {v}, no PDL": forced(v, 512, TWO_KERNELS) | NO_PDL for v in (1, 4)}
         | {f"cluster {c}, no PDL": forced(cluster=c) | NO_PDL for c in (1, 8)}

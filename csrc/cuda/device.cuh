@@ -7,8 +7,10 @@ namespace fp8bench {
 
 constexpr uint32_t kAllLanes = 0xFFFFFFFF;
 constexpr int kWarp = 32;
-constexpr int kMostWarps = 32;  // in a block
-constexpr int kMostCluster = 8; // blocks in a cluster
+constexpr int kMostWarps = 32; // in a block
+
+// Blocks of a cluster: what every machine has that has clusters, and what some have.
+constexpr unsigned kCluster = 8, kMostCluster = 16;
 
 // Blocks of kMostWarps warps that a multiprocessor has room for.
 #if defined(__CUDA_ARCH__) && ((__CUDA_ARCH__ > 800 && __CUDA_ARCH__ < 900) || __CUDA_ARCH__ >= 1200)
@@ -148,6 +150,40 @@ static __device__ __forceinline__ void fetch_to_cache(const void *memory) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(memory));
 }
 
+static __device__ __forceinline__ uint32_t clock_of_multiprocessor() { // cycles
+  uint32_t now;
+  asm volatile("mov.u32 %0, %%clock;" : "=r"(now)::"memory");
+  return now;
+}
+
+// ---- Copies to shared memory that are not waited for ----------------------------------------------------------
+
+extern __shared__ uint4 dynamic_shared[];
+static __device__ __forceinline__ uint4 *dynamic_shared_memory() { return dynamic_shared; }
+
+// 16 bytes.
+static __device__ __forceinline__ void copy_to_shared(uint4 *shared, const void *x) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(x) : "memory");
+}
+
+// The same of what nobody will read again: the L2 need not keep it.
+static __device__ __forceinline__ void copy_once_to_shared(uint4 *shared, const void *x) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  uint64_t first;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(address), "l"(x), "l"(first)
+               : "memory");
+}
+
+// What this thread copied since the last time is a set of copies.
+static __device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until at most kUnderWay of them have not come.
+template <int kUnderWay> static __device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kUnderWay) : "memory");
+}
+
 #endif
 
 #if __CUDA_ARCH__ >= 900
@@ -164,42 +200,67 @@ static __device__ __forceinline__ uint32_t cluster_rank() { // of this block in 
   return rank;
 }
 
-// Tells the others that this block runs; orders no memory.
-static __device__ __forceinline__ void cluster_announce() {
+static __device__ __forceinline__ uint32_t shared_address(const void *shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+// In the shared memory of each block of a cluster: what the blocks send to each other, and a barrier (mbarrier) that
+// counts the bytes that have arrived.
+struct Mailbox {
+  uint64_t arrived;
+  uint32_t letters[kMostCluster]; // of each block
+};
+
+// Expects a letter from each of `blocks` blocks, and tells the others that they may send theirs.
+static __device__ __forceinline__ void open_mailbox(Mailbox &mailbox, uint32_t blocks) {
+  if (threadIdx.x == 0) {
+    const uint32_t arrived = shared_address(&mailbox.arrived), bytes = blocks * sizeof(uint32_t);
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(arrived) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(arrived), "r"(bytes) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncwarp();
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
-// Makes what this block wrote visible to the others that wait.
-static __device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-
-static __device__ __forceinline__ void cluster_wait() {
+// Until all mailboxes of the cluster are open.
+static __device__ __forceinline__ void wait_for_mailboxes() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Stores `value` to where `slot`, shared memory of this block, lies in the block `rank` of the cluster.
-static __device__ __forceinline__ void store_in_block(uint32_t rank, uint32_t *slot, uint32_t value) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(slot));
-  asm volatile("{.reg .b32 there;\n"
-               "mapa.shared::cluster.u32 there, %0, %1;\n"
-               "st.shared::cluster.u32 [there], %2;}" ::"r"(address),
-               "r"(rank), "r"(value)
+// Sends `value` to the block `rank` of the cluster: to where `letter` and `mailbox`, of this block, are in that one.
+static __device__ __forceinline__ void send(uint32_t rank, Mailbox &mailbox, uint32_t &letter, uint32_t value) {
+  asm volatile("{.reg .b32 there, arrived;\n"
+               "mapa.shared::cluster.u32 there, %0, %2;\n"
+               "mapa.shared::cluster.u32 arrived, %1, %2;\n"
+               "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %3, [arrived];}" ::"r"(
+                   shared_address(&letter)),
+               "r"(shared_address(&mailbox.arrived)), "r"(rank), "r"(value)
                : "memory");
 }
 
-// Over a cluster of `blocks` blocks; all threads get it. Call cluster_announce() before: the others must know that this
-// block's shared memory exists. One warp writes its block's maximum to all blocks, so one more barrier is enough.
-static __device__ __forceinline__ uint32_t max_of_cluster(uint32_t value, uint32_t blocks,
+static __device__ __forceinline__ void wait_for_letters(Mailbox &mailbox) {
+  uint32_t all = 0;
+  while (all == 0)
+    asm volatile("{.reg .pred all;\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 all, [%1], 0;\n"
+                 "selp.u32 %0, 1, 0, all;}"
+                 : "=r"(all)
+                 : "r"(shared_address(&mailbox.arrived))
+                 : "memory");
+}
+
+// Over a cluster of `blocks` blocks; all threads get it. open_mailbox() was called before. A letter says by itself that
+// it is there, so nobody waits for a barrier of the cluster; and no block ends before it has those of all, so none
+// sends to a block that is gone.
+static __device__ __forceinline__ uint32_t max_of_cluster(uint32_t value, uint32_t blocks, Mailbox &mailbox,
                                                           uint32_t (&slots)[kMostWarps]) {
-  __shared__ uint32_t of_blocks[kMostCluster];
   const uint32_t lane = threadIdx.x % kWarp;
   value = max_of_block<true>(value, slots);
-  cluster_wait();
-  if (threadIdx.x < blocks) store_in_block(threadIdx.x, &of_blocks[cluster_rank()], value);
-  cluster_arrive();
-  cluster_wait();
-  return max_of_lanes<kWarp>(lane < blocks ? of_blocks[lane] : 0);
+  wait_for_mailboxes();
+  if (threadIdx.x < blocks) send(threadIdx.x, mailbox, mailbox.letters[cluster_rank()], value);
+  wait_for_letters(mailbox);
+  return max_of_lanes<kWarp>(lane < blocks ? mailbox.letters[lane] : 0);
 }
 
 #endif

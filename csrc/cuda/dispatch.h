@@ -11,14 +11,15 @@ namespace fp8bench {
 
 // ---- The tables ---------------------------------------------------------------------------------------------
 // A row counts up to its size, in sixteenths of the threads that the machine holds: on 132 multiprocessors a sixteenth
-// is 16,896. The last row counts for everything beyond. Elements are of 16 bits; one of 32 counts twice.
+// is 16,896. The last row counts for everything beyond. Elements are of 16 bits; one of 32 counts twice, or has a table
+// of its own.
 
 constexpr unsigned kBeyond = ~0u;
 
 // Groups, and tokens as short: by elements in all.
 struct ByLanes {
   unsigned up_to;
-  int held;         // elements a lane (of 32 bits: 8)
+  int held;         // elements a lane (of 32 bits, alone: 8)
   unsigned threads; // a block
   Start rows, columns;
   bool pairs = false; // columns whose codes are less than a line of memory: two groups side by side
@@ -28,6 +29,16 @@ constexpr ByLanes kByLanes[] = {
     {56, 16, 256, Start::kBehindLoads, Start::kBehindLoads},
     {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {kBeyond, 16, 256, Start::kBehindLoads, Start::kAtOnce},
+};
+constexpr ByLanes kWordsByLanes[] = {
+    {16, 8, 128, Start::kAtOnce, Start::kAtOnce},
+    {32, 16, 256, Start::kBehindLoads, Start::kBehindLoads},
+    {kBeyond, 8, 256, Start::kBehindLoads, Start::kBehindLoads},
+};
+constexpr ByLanes kWordColumnsByLanes[] = {
+    {32, 8, 128, Start::kAtOnce, Start::kAtOnce},
+    {64, 8, 256, Start::kBehindLoads, Start::kBehindLoads},
+    {kBeyond, 8, 256, Start::kAtOnce, Start::kAtOnce},
 };
 constexpr ByLanes kByLanesAlone[] = {
     {4, 8, 128, Start::kAlone, Start::kAlone, true},
@@ -43,46 +54,74 @@ constexpr ByLanes kByLanesAlone[] = {
 // and each block has a multiprocessor to itself. Behind blocks of one warp the successor always starts at once.
 struct ByBlocks {
   unsigned up_to;
+  unsigned vectors; // a thread, at most, where so many are enough
   unsigned threads; // a block, at most
   unsigned in_all;  // at most, in sixteenths as above
   Start start;
 };
 constexpr ByBlocks kByBlocks[] = {
-    {8, 512, 1, Start::kAtOnce},
-    {16, 128, 1, Start::kBehindLoads},
-    {32, 512, 1, Start::kBehindLoads},
-    {56, 448, kBeyond, Start::kBehindLoads},
-    {256, 448, kBeyond, Start::kAtOnce},
-    {512, 224, kBeyond, Start::kAtOnce},
-    {kBeyond, 448, kBeyond, Start::kAtOnce},
+    {8, 4, 512, 1, Start::kAtOnce},
+    {16, 4, 128, 1, Start::kBehindLoads},
+    {32, 4, 512, 1, Start::kBehindLoads},
+    {56, 4, 448, kBeyond, Start::kBehindLoads},
+    {256, 4, 448, kBeyond, Start::kAtOnce},
+    {512, 4, 224, kBeyond, Start::kAtOnce},
+    {kBeyond, 4, 448, kBeyond, Start::kAtOnce},
+};
+constexpr ByBlocks kWordsByBlocks[] = {
+    {8, 4, 512, 1, Start::kAtOnce},
+    {16, 4, 128, 1, Start::kBehindLoads},
+    {32, 4, 512, 1, Start::kBehindLoads},
+    {64, 4, 512, 4, Start::kBehindLoads},
+    {128, 4, 1024, 8, Start::kBehindLoads},
+    {256, 4, 512, 16, Start::kAtOnce},
+    {kBeyond, 8, 224, kBeyond, Start::kAtOnce},
 };
 constexpr ByBlocks kByBlocksAlone[] = {
-    {32, 512, 1, Start::kAlone},
-    {kBeyond, 448, kBeyond, Start::kAlone},
+    {32, 4, 512, 1, Start::kAlone},
+    {kBeyond, 4, 448, kBeyond, Start::kAlone},
+};
+constexpr ByBlocks kWordsByBlocksAlone[] = {
+    {32, 4, 512, 1, Start::kAlone},
+    {256, 4, 512, kBeyond, Start::kAlone},
+    {kBeyond, 8, 224, kBeyond, Start::kAlone},
 };
 
-// Tensors too large for a cluster: by packs. One kernel takes them whose blocks meet, if there is a row for them and
-// room on the machine for all blocks at once.
+// Tensors that a block or a cluster takes, and tokens that a cluster does: up to so many vectors, where there are such
+// clusters.
+struct ByCluster {
+  unsigned up_to = 0;
+  unsigned blocks = 0;
+  unsigned threads = 0; // a block of several, at most, where vectors allow
+};
+constexpr ByCluster kByCluster[] = {
+    {704, 1},
+    {2048, 8, 256},
+    {16384, 16, 512},
+};
+constexpr ByCluster kByClusterAlone[] = {
+    {1792, 1},
+    {8192, 8, 256},
+};
+constexpr ByCluster kSinglesByCluster[] = { // single elements, where vectors do not fit
+    {512, 1},
+    {8192, 8, 256},
+};
+
+// Tensors too large for a cluster: by packs. One kernel takes them whose blocks meet, if there is a row for them with
+// room on the machine for all blocks at once. Blocks have more threads where they would be too many otherwise.
 struct ByGrid {
   unsigned up_to;
-  int vectors;      // a thread; 0: two kernels
-  unsigned threads; // a block
+  int vectors;      // a thread
+  unsigned threads; // a block, at least
 };
 constexpr ByGrid kByGrid[] = {
-    {2, 4, 128},
-    {8, 0, 0},
-    {16, 4, 512},
-    {32, 4, 1024},
+    {1, 2, 128},
+    {8, 4, 128},
+    {16, 8, 256},
+    {28, 8, 448},
+    {32, 4, 128},
     {64, 8, 448},
-    {kBeyond, 0, 0},
-};
-constexpr ByGrid kByGridAlone[] = {
-    {2, 4, 128},
-    {8, 4, 256},
-    {16, 0, 0},
-    {32, 4, 1024},
-    {64, 8, 448},
-    {kBeyond, 0, 0},
 };
 
 // Tensors that two kernels take: by packs. The one looks for the largest magnitude, the other quantizes.
@@ -114,15 +153,13 @@ constexpr ByTiles kByTilesAlone[] = {
 constexpr unsigned kOddAtOnce = 4;     // sixteenths as above: up to there odd sizes start at once
 constexpr int kMostFewLanes = 4 * kLaneSingles; // elements: longer segments are a warp's, unless they are whole vectors
 constexpr uint64_t kLine = 128;        // bytes of memory, or codes
+constexpr unsigned kWordsOfVector = 4; // elements of 32 bits; of 16 bits it has 8
 constexpr int kSmallestBlocks = 512;   // elements: shorter segments always share a warp
 constexpr int kMostWarpLength = 1024;  // 16-bit elements of a token that a warp takes by itself, where in all
 constexpr unsigned kWarpElements = 32; // there are more, in sixteenths as above, and tokens are at least
 constexpr int kWarpTokens = 2;         // a multiprocessor
-constexpr int kUsualVectors = 4;       // a thread, at most, of segments that also fit with fewer
-// Vectors up to which one block takes a tensor, and up to which a cluster does.
-constexpr int kOneBlock = 1024, kOneBlockAlone = 2048;
-constexpr int kOneCluster = 8192;
-constexpr unsigned kClusterThreads = 256; // of a block in a cluster, at most, where vectors allow
+constexpr int kStaticBytes = 1024;     // of shared memory, beside the ring's, at most
+constexpr uint64_t kMostClusters = 8;  // of a call: more tokens are faster by blocks
 constexpr int kMaximaUnit = 128;          // blocks
 constexpr int kMostMaxima = 1024;         // blocks that look for the largest magnitude, at most
 constexpr int kMaximaThreads = 512;       // of such a block
@@ -147,7 +184,8 @@ struct Forced {
         maxima(args.flags >> FP8BENCH_MAXIMA_SHIFT & 0xF),
         maxima_vectors(args.flags >> FP8BENCH_MAXIMA_VECTORS_SHIFT & 3) {}
 };
-constexpr unsigned kForcedTwoKernels = 15, kForcedWarp = 14, kForcedGrid = 13;
+constexpr unsigned kForcedTwoKernels = 15, kForcedWarp = 14, kForcedGrid = 13, kForcedLargeCluster = 12,
+                   kForcedRing = 11;
 
 // ---- Choices ------------------------------------------------------------------------------------------------
 
@@ -232,8 +270,12 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
                            bool column_major, bool usual, const Machine &machine, const Forced &forced) {
   const uint64_t length = packs * vector;
   const uint64_t in_all = weight(tokens * groups * packs, vector > 1);
-  const ByLanes &row = row_for(in_all, kByLanes, kByLanesAlone, machine, forced);
-  const int held = vector > 1 ? choose_held(vector < 8 ? kLaneElements[0] : row.held, length, vector, forced) : 0;
+  const bool words = vector == kWordsOfVector, words_alone = words && !forced.overlaps;
+  const ByLanes &row = !words         ? row_for(in_all, kByLanes, kByLanesAlone, machine, forced)
+                       : column_major ? row_for(in_all, kWordColumnsByLanes, kByLanesAlone, machine, forced)
+                                      : row_for(in_all, kWordsByLanes, kByLanesAlone, machine, forced);
+  const int usual_held = words_alone ? kLaneElements[0] : row.held;
+  const int held = vector > 1 ? choose_held(usual_held, length, vector, forced) : 0;
   const uint64_t elements = vector > 1 ? kLaneElements[held] : kLaneSingles;
   int log = 0;
   while (elements << log < length) ++log;
@@ -251,11 +293,15 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
   return {true, log, grid, choose_start(start, forced), held, which};
 }
 
-// How many packs a thread of a block holds, of `segments` segments of `packs` packs over `cluster` blocks.
-inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, bool usual, unsigned cluster,
+// How many packs a thread of a block holds, of `segments` segments of `packs` packs of `vector` elements, or 1. A cluster
+// shares each segment.
+inline Choice choose_blocks(uint64_t segments, uint64_t packs, unsigned vector, bool usual, const ByCluster &cluster,
                             const Machine &machine, const Forced &forced) {
-  const uint64_t share = divide_up(packs, cluster), in_all = weight(segments * packs, vectors);
-  const ByBlocks &row = row_for(in_all, kByBlocks, kByBlocksAlone, machine, forced);
+  const bool vectors = vector > 1;
+  const uint64_t share = divide_up(packs, cluster.blocks), in_all = weight(segments * packs, vectors);
+  const ByBlocks &row = vector == kWordsOfVector
+                            ? row_for(in_all, kWordsByBlocks, kWordsByBlocksAlone, machine, forced)
+                            : row_for(in_all, kByBlocks, kByBlocksAlone, machine, forced);
   const bool apart = forced.overlaps && segments <= uint64_t(machine.multiprocessors);
   const uint64_t most_in_all = apart ? kBeyond : uint64_t(machine.threads) / 16 * row.in_all;
   const bool few = in_all <= uint64_t(machine.threads) * kOddAtOnce / 16;
@@ -264,12 +310,12 @@ inline Choice choose_blocks(uint64_t segments, uint64_t packs, bool vectors, boo
     const unsigned held = vectors ? kBlockVectors[i] : kSingles;
     const uint64_t needed = std::max<uint64_t>(round_up(divide_up(share, held), kWarp), kWarp);
     if (needed > 1024 || (forced.vectors && vectors && held != forced.vectors)) continue;
-    if (choice.possible && held > kUsualVectors) break;
-    const Grid grid{static_cast<unsigned>(segments * cluster), static_cast<unsigned>(needed), cluster};
+    if (choice.possible && held > row.vectors) break;
+    const Grid grid{static_cast<unsigned>(segments * cluster.blocks), static_cast<unsigned>(needed), cluster.blocks};
     const Start odd = few ? Start::kAtOnce : Start::kBehindLoads;
     const Start start = !usual ? odd : needed == kWarp ? Start::kAtOnce : row.start;
     choice = {true, i, grid, choose_start(start, forced)};
-    const unsigned most = cluster > 1 ? kClusterThreads : row.threads;
+    const unsigned most = cluster.blocks > 1 ? cluster.threads : row.threads;
     if (needed <= most && segments * needed <= most_in_all) break;
   }
   return choice;
@@ -283,30 +329,74 @@ inline int held_by_lanes(const Choice &choice, unsigned vector) {
   return -1;
 }
 
-// How many blocks share a tensor that they hold in registers, or 0 if it is too large for that.
-inline unsigned choose_cluster(uint64_t packs, bool vectors, const Machine &machine, const Forced &forced) {
-  const uint64_t most = forced.overlaps ? kOneBlock : kOneBlockAlone, one_block = vectors ? most : kOneBlock / 2;
-  if (forced.cluster == kForcedTwoKernels || forced.cluster == kForcedGrid) return 0;
-  const unsigned wanted = std::min<unsigned>(forced.cluster, kMostCluster);
-  if (forced.cluster) return machine.hopper || wanted == 1 ? wanted : 0;
-  if (packs <= one_block) return 1;
-  return machine.hopper && packs <= kOneCluster ? kMostCluster : 0;
+template <size_t kRows>
+ByCluster cluster_for(uint64_t packs, const ByCluster (&rows)[kRows], const Machine &machine) {
+  for (const ByCluster &row : rows)
+    if (packs <= row.up_to && row.blocks <= machine.cluster) return row;
+  return {};
 }
 
-// Blocks of the one kernel of a tensor whose blocks meet: a multiple of kCopies, of at least two warps.
-inline Choice choose_grid(uint64_t packs, const Machine &machine, const Forced &forced) {
-  const ByGrid &row = row_for(packs, kByGrid, kByGridAlone, machine, forced);
-  const bool asked = forced.cluster == kForcedGrid;
-  const int vectors = asked && forced.vectors ? int(forced.vectors) : row.vectors;
-  const unsigned threads = asked && forced.threads ? forced.threads : row.threads;
-  if (vectors == 0 || threads == 0 || (forced.cluster && !asked)) return {};
+// The blocks that share a tensor which they hold in registers, or a token; none if it is too large for that.
+inline ByCluster choose_cluster(uint64_t packs, bool vectors, const Machine &machine, const Forced &forced) {
+  if (forced.cluster > kCluster && forced.cluster != kForcedLargeCluster) return {};
+  const bool large = forced.cluster == kForcedLargeCluster;
+  const unsigned wanted = large ? kMostCluster : forced.cluster, threads = large ? 512 : 256;
+  if (forced.cluster) return wanted <= machine.cluster ? ByCluster{kBeyond, wanted, threads} : ByCluster{};
+  if (!vectors) return cluster_for(packs, kSinglesByCluster, machine);
+  return forced.overlaps ? cluster_for(packs, kByCluster, machine) : cluster_for(packs, kByClusterAlone, machine);
+}
+
+// The same for each of some tokens, which one block takes where no cluster does.
+inline ByCluster choose_token_cluster(uint64_t tokens, uint64_t packs, bool usual, const Machine &machine,
+                                      const Forced &forced) {
+  const ByCluster cluster = choose_cluster(packs, true, machine, forced);
+  const bool taken = usual && cluster.blocks > 1 && (forced.cluster || tokens <= kMostClusters);
+  return taken ? cluster : ByCluster{kBeyond, 1};
+}
+
+// Blocks of the one kernel of a tensor whose blocks meet, of at least two warps; as many as a multiple of kCopies.
+inline Choice choose_grid_as(const ByGrid &row, uint64_t packs, const Machine &machine, const Forced &forced) {
   int i = 0;
-  while (i < 3 && kBlockVectors[i] < vectors) ++i;
-  const uint64_t share = uint64_t{threads} * kBlockVectors[i], blocks = round_up(divide_up(packs, share), kCopies);
-  const unsigned most_threads = i < 3 ? kMostGridThreads<4> : kMostGridThreads<8>;
-  const int room = machine.multiprocessors * (i < 3 ? kGridBlocks<4> : kGridBlocks<8>);
-  const bool possible = threads > kWarp && threads <= most_threads && blocks <= uint64_t(std::min(kMostMeeting, room));
-  return {possible, i, {static_cast<unsigned>(blocks), threads}, choose_start(Start::kBehindLoads, forced)};
+  while (i < 3 && kBlockVectors[i] < row.vectors) ++i;
+  const bool many = i == 3; // packs a thread, and so fewer threads
+  const unsigned most_threads = many ? kMostGridThreads<8> : kMostGridThreads<4>;
+  const int room = std::min(machine.multiprocessors * (many ? kGridBlocks<8> : kGridBlocks<4>), kMostMeeting);
+  const uint64_t most_blocks = room / kCopies * kCopies, held = kBlockVectors[i];
+  const uint64_t least_threads = round_up(divide_up(packs, std::max<uint64_t>(held * most_blocks, 1)), kWarp);
+  const uint64_t threads = forced.threads ? forced.threads : std::max<uint64_t>(row.threads, least_threads);
+  const uint64_t blocks = round_up(divide_up(packs, std::max<uint64_t>(held * threads, 1)), kCopies);
+  const bool possible = threads > kWarp && threads <= most_threads && blocks <= most_blocks;
+  const Grid grid{static_cast<unsigned>(blocks), static_cast<unsigned>(threads)};
+  return {possible, i, grid, choose_start(Start::kBehindLoads, forced)};
+}
+
+inline Choice choose_grid(uint64_t packs, const Machine &machine, const Forced &forced) {
+  const bool asked = forced.cluster == kForcedGrid;
+  if (forced.cluster && !asked) return {};
+  if (asked && forced.vectors) return choose_grid_as({kBeyond, int(forced.vectors), 64}, packs, machine, forced);
+  for (const ByGrid &row : kByGrid) {
+    if (packs > uint64_t(machine.threads) * row.up_to / 16) continue;
+    if (const Choice choice = choose_grid_as(row, packs, machine, forced); choice.possible) return choice;
+  }
+  return {};
+}
+
+// Blocks of the one kernel of a tensor that shared memory keeps in part; taken for those that registers do not hold, up
+// to so many packs.
+constexpr unsigned kRingUpTo = 512; // in sixteenths as above
+
+struct RingChoice {
+  bool possible = false;
+  Grid grid{};
+  uint32_t steps = 0; // packs a thread
+};
+
+inline RingChoice choose_ring(uint64_t packs, const Machine &machine, const Forced &forced) {
+  const unsigned blocks = std::min(machine.multiprocessors, kMostMeeting) / kCopies * kCopies;
+  const bool usual = !forced.cluster && packs <= uint64_t(machine.threads) * kRingUpTo / 16;
+  if (!(usual || forced.cluster == kForcedRing) || blocks == 0 || machine.shared_bytes < kRingBytes + kStaticBytes) return {};
+  const uint64_t steps = divide_up(packs, uint64_t{blocks} * kRingThreads);
+  return {true, {blocks, kRingThreads, 1, 1, kRingBytes}, static_cast<uint32_t>(steps)};
 }
 
 inline const ByTiles &row_for_tiles(uint64_t packs, const Machine &machine, const Forced &forced) {

@@ -208,7 +208,14 @@ template <class Pack, int kPacks> struct Packs {
   template <class Bound>
   __device__ __forceinline__ void store(uint8_t *codes, uint32_t first, uint32_t stride, const Bound &bound,
                                         const Scale &scale) const {
-    if (scale.is_own()) store_with(codes, first, stride, bound, typename Input::DivisionByOwnScale(scale.value));
+    store(codes, first, stride, bound, scale, typename Input::DivisionByOwnScale(scale.value));
+  }
+
+  // The same; `own` is how to divide by `scale` if it is the elements' own.
+  template <class Bound>
+  __device__ __forceinline__ void store(uint8_t *codes, uint32_t first, uint32_t stride, const Bound &bound,
+                                        const Scale &scale, const typename Input::DivisionByOwnScale &own) const {
+    if (scale.is_own()) store_with(codes, first, stride, bound, own);
     else store_with(codes, first, stride, bound, DivisionByAnyScale(scale.value));
   }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "floor.cuh"
+#include "ring.cuh"
 #include "segments.cuh"
 #include "tensor.cuh"
 
@@ -27,7 +28,8 @@ struct Kernels {
   using Largest = void (*)(Tensor, uint32_t, uint32_t *);
   using Tiles = void (*)(Tensor, const uint32_t *, uint32_t);
   using LargestOfRow = void (*)(const void *, uint32_t, uint32_t *);
-  using ByGrid = void (*)(const void *, uint8_t *, float *, uint32_t, void *);
+  using ByGrid = void (*)(const void *, uint8_t *, float *, void *, uint32_t, uint16_t, uint16_t);
+  using ByRing = void (*)(const void *, uint8_t *, float *, void *, uint32_t, uint32_t);
   using Row = void (*)(const void *, uint8_t *, float *, uint32_t, const uint32_t *, uint32_t);
   using Floor = void (*)(const void *, uint8_t *, uint64_t, float);
 
@@ -39,6 +41,8 @@ struct Kernels {
   LargestOfRow largest_of_row[2][3];                  // overlaps its predecessor, alone; kTileVectors
   Row row[3];
   ByGrid usual_by_grid[2][4];          // overlaps its neighbours, alone; kBlockVectors
+  ByGrid odd_by_grid[4];
+  ByRing by_ring;
 
   // Any case. Where there are two rows: with vectors, with single elements.
   BySegments by_lanes[3][6]; // kLaneElements, of the last 32 lanes only; 1, 2, 4, ... 32 lanes
@@ -102,8 +106,9 @@ template <class Pack, int kHeld> constexpr void add_row(Kernels &all) {
 }
 
 template <class Pack, int kHeld> constexpr void add_grid(Kernels &all) {
-  all.usual_by_grid[0][kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], kUsualStart>;
-  all.usual_by_grid[1][kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], Start::kAlone>;
+  all.usual_by_grid[0][kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], kUsualStart, false>;
+  all.usual_by_grid[1][kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], Start::kAlone, false>;
+  all.odd_by_grid[kHeld] = quantize_by_grid<Pack, kBlockVectors[kHeld], kUsualStart, true>;
 }
 
 template <class Input> constexpr Kernels kernels_for() {
@@ -116,6 +121,7 @@ template <class Input> constexpr Kernels kernels_for() {
   add_usual_lanes<V, Start::kAlone, Case::kColumnPairs, 3>(all);
   add_row<V, 0>(all), add_row<V, 1>(all), add_row<V, 2>(all);
   add_grid<V, 0>(all), add_grid<V, 1>(all), add_grid<V, 2>(all), add_grid<V, 3>(all);
+  all.by_ring = quantize_by_ring<V>;
 
   add_lanes<V, 0>(all), add_lanes<V, 1>(all), add_lanes<V, 2>(all);
   add_lanes<V, 3>(all), add_lanes<V, 4>(all), add_lanes<V, 5>(all);

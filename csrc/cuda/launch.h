@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "../fp8bench.h"
+#include "device.cuh"
 
 namespace fp8bench {
 
@@ -12,6 +13,8 @@ struct Machine {
   int multiprocessors = 0;
   int threads = 0; // that are resident at once
   bool hopper = false; // or later: has clusters and programmatic dependent launch
+  unsigned cluster = 1; // blocks that a cluster can have
+  int shared_bytes = 0; // of shared memory that a block can have
 };
 
 // Whether the call may overlap its neighbours on the stream. (The second of its own kernels may start while the first
@@ -20,25 +23,55 @@ inline bool overlaps_neighbours(const fp8bench_args &args, const Machine &machin
   return machine.hopper && (args.flags & FP8BENCH_NO_PDL) == 0;
 }
 
-inline cudaError_t read_machine(int device, Machine &machine) {
+// Clusters of more than kCluster blocks: not every device has room for one, and their kernels must be allowed them.
+inline cudaError_t allow_large_clusters(const void *kernel) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+}
+
+inline cudaError_t allow_shared_bytes(const void *kernel, unsigned bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+// Whether the current device has room for a cluster of `blocks` largest blocks of `kernel`.
+inline cudaError_t has_clusters(const void *kernel, unsigned blocks, bool &has) {
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = blocks, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks, config.blockDim = 1024, config.attrs = &attribute, config.numAttrs = 1;
+  int clusters = 0;
+  if (cudaError_t error = allow_large_clusters(kernel)) return error;
+  has = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0;
+  cudaGetLastError();
+  return cudaSuccess;
+}
+
+// largest_cluster: a kernel that could be launched with clusters of kMostCluster blocks.
+inline cudaError_t read_machine(int device, const void *largest_cluster, Machine &machine) {
   const auto get = [device](int &value, cudaDeviceAttr what) { return cudaDeviceGetAttribute(&value, what, device); };
   int threads = 0, major = 0;
   if (cudaError_t error = get(machine.multiprocessors, cudaDevAttrMultiProcessorCount)) return error;
   if (cudaError_t error = get(threads, cudaDevAttrMaxThreadsPerMultiProcessor)) return error;
   if (cudaError_t error = get(major, cudaDevAttrComputeCapabilityMajor)) return error;
+  if (cudaError_t error = get(machine.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin)) return error;
   machine.threads = threads * machine.multiprocessors;
   machine.hopper = major >= 9;
+  machine.cluster = machine.hopper ? kCluster : 1;
+  bool larger = false;
+  if (machine.hopper)
+    if (cudaError_t error = has_clusters(largest_cluster, kMostCluster, larger)) return error;
+  if (larger) machine.cluster = kMostCluster;
   return cudaSuccess;
 }
 
 // Remembers the last device that this thread asked about.
-inline cudaError_t current_machine(Machine &machine) {
+inline cudaError_t current_machine(const void *largest_cluster, Machine &machine) {
   thread_local int known = -1;
   thread_local Machine last;
   int device = 0;
   if (cudaError_t error = cudaGetDevice(&device)) return error;
   if (device != known) {
-    if (cudaError_t error = read_machine(device, last)) return error;
+    if (cudaError_t error = read_machine(device, largest_cluster, last)) return error;
     known = device;
   }
   machine = last;
@@ -56,6 +89,7 @@ struct Stream {
 
 struct Grid {
   unsigned blocks, threads, cluster = 1, layers = 1; // layers: blocks in the second dimension
+  unsigned shared_bytes = 0;                         // of dynamic shared memory
 };
 
 template <class... Parameters, class... Arguments>
@@ -63,7 +97,7 @@ cudaError_t launch(void (*kernel)(Parameters...), const Grid &grid, const Stream
   cudaLaunchAttribute attributes[2];
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid.blocks, grid.layers), config.blockDim = grid.threads, config.stream = stream.handle;
-  config.attrs = attributes;
+  config.attrs = attributes, config.dynamicSmemBytes = grid.shared_bytes;
   if (stream.overlaps) {
     attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
@@ -74,6 +108,10 @@ cudaError_t launch(void (*kernel)(Parameters...), const Grid &grid, const Stream
     attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
     ++config.numAttrs;
   }
+  if (grid.cluster > kCluster)
+    if (cudaError_t error = allow_large_clusters(reinterpret_cast<const void *>(kernel))) return error;
+  if (grid.shared_bytes > 0)
+    if (cudaError_t error = allow_shared_bytes(reinterpret_cast<const void *>(kernel), grid.shared_bytes)) return error;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

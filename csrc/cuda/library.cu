@@ -133,16 +133,19 @@ cudaError_t launch_segments(const fp8bench_args &args, const Segments &all, Fit 
                                        columns, usual, machine, forced);
     return launch_by_lanes(all, choice, fit, kernels, stream);
   }
-  const Choice choice = choose_blocks(segments, all.packs, vectors, usual && !columns, 1, machine, forced);
-  if (const int held = held_by_lanes(choice, elements_of_pack(args, fit)); usual && !columns && held >= 0) {
+  const unsigned vector = elements_of_pack(args, fit);
+  const bool rows = usual && !columns;
+  const ByCluster cluster = choose_token_cluster(segments, all.packs, rows, machine, forced);
+  const Choice choice = choose_blocks(segments, all.packs, vector, rows, cluster, machine, forced);
+  if (const int held = held_by_lanes(choice, vector); rows && held >= 0 && cluster.blocks == 1) {
     Segments one = all;
     one.teams = 1;
     return launch(kernels.usual_by_warps[choice.start][held], choice.grid, stream, one);
   }
   if (choice.possible) {
-    const auto kernel = usual && !columns ? kernels.usual_by_blocks[choice.start][false][choice.kernel]
-                                          : other_by_blocks(args, choice, fit);
-    return launch(kernel, choice.grid, stream, all, 1u);
+    const auto kernel = rows ? kernels.usual_by_blocks[choice.start][cluster.blocks > 1][choice.kernel]
+                             : other_by_blocks(args, choice, fit);
+    return launch(kernel, choice.grid, stream, all, cluster.blocks);
   }
   return launch(kernels.in_two_passes[!vectors], {static_cast<unsigned>(segments), 1024}, stream, all);
 }
@@ -216,11 +219,26 @@ cudaError_t launch_row(const fp8bench_args &args, uint32_t packs, const Choice &
                 maxima, choice.grid.blocks);
 }
 
-// One kernel, whose blocks meet; the usual case.
-cudaError_t launch_by_grid(const fp8bench_args &args, uint32_t packs, const Choice &choice, const Machine &machine) {
-  void *meeting = static_cast<char *>(args.workspace) + (element_bytes(args) == 2 ? kMeetingOfHalves : kMeetingOfWords);
-  return launch(kernels_of(args).usual_by_grid[choice.start == index_of(Start::kAlone)][choice.kernel], choice.grid,
-                Stream(args, machine), args.x, args.codes, args.scales, packs, meeting);
+// Where the blocks of one kernel meet.
+void *meeting_of(const fp8bench_args &args) {
+  return static_cast<char *>(args.workspace) + (element_bytes(args) == 2 ? kMeetingOfHalves : kMeetingOfWords);
+}
+
+// One kernel, whose blocks meet; the usual case, or of odd sizes.
+cudaError_t launch_by_grid(const fp8bench_args &args, Fit fit, const Choice &choice, const Machine &machine) {
+  const Kernels &kernels = kernels_of(args);
+  const Tensor tensor = tensor_of(args, fit, 1);
+  const bool alone = choice.start == index_of(Start::kAlone);
+  const auto kernel =
+      fit == Fit::kWhole ? kernels.usual_by_grid[alone][choice.kernel] : kernels.odd_by_grid[choice.kernel];
+  return launch(kernel, choice.grid, Stream(args, machine), tensor.x, tensor.codes, tensor.scale, meeting_of(args),
+                tensor.row, tensor.head, tensor.tail);
+}
+
+// One kernel, whose blocks meet and keep some of the tensor in shared memory; the usual case.
+cudaError_t launch_by_ring(const fp8bench_args &args, uint64_t packs, const RingChoice &choice, const Machine &machine) {
+  return launch(kernels_of(args).by_ring, choice.grid, Stream(args, machine), args.x, args.codes, args.scales,
+                meeting_of(args), packs, choice.steps);
 }
 
 // The whole tensor as one segment, which `cluster` blocks hold in registers.
@@ -247,22 +265,27 @@ int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
   const bool vectors = fit != Fit::kSingles;
   const uint64_t packs = elements / elements_of_pack(args, fit);
   const Forced forced(args, machine);
-  const unsigned cluster = one_row ? choose_cluster(packs, vectors, machine, forced) : 0;
+  const ByCluster cluster = one_row ? choose_cluster(packs, vectors, machine, forced) : ByCluster{};
   const bool given = args.scale_in != nullptr;
-  if (!given && cluster > 0) {
-    const Choice choice = choose_blocks(1, packs, vectors, is_usual(args, fit), cluster, machine, forced);
+  if (!given && cluster.blocks > 0) {
+    const unsigned vector = elements_of_pack(args, fit);
+    const Choice choice = choose_blocks(1, packs, vector, is_usual(args, fit), cluster, machine, forced);
     if (choice.possible) return finish(launch_one_segment(args, fit, choice, machine));
   }
   const Choice choice = choose_tiles(packs, vectors, machine, forced);
   if (!choice.possible) return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
   if (!given && args.workspace == nullptr) return refuse(FP8BENCH_BAD_ARGUMENT, "workspace is null");
-  if (is_usual(args, fit)) {
+  const bool usual = is_usual(args, fit), odd = packs > 1 && is_usual(args, fit, Fit::kAnywhere); // one pack is whole
+  if (usual || odd) {
     const Choice grid = choose_grid(packs, machine, forced);
     if (forced.cluster == kForcedGrid && !grid.possible)
       return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
-    return finish(grid.possible ? launch_by_grid(args, static_cast<uint32_t>(packs), grid, machine)
-                                : launch_row(args, static_cast<uint32_t>(packs), choice, machine));
+    if (grid.possible) return finish(launch_by_grid(args, fit, grid, machine));
   }
+  if (usual)
+    if (const RingChoice ring = choose_ring(packs, machine, forced); ring.possible)
+      return finish(launch_by_ring(args, packs, ring, machine));
+  if (usual) return finish(launch_row(args, static_cast<uint32_t>(packs), choice, machine));
   unsigned maxima = 0;
   if (!given)
     if (cudaError_t error = launch_largest(args, fit, machine, maxima)) return finish(error);
@@ -277,7 +300,8 @@ int quantize(const fp8bench_args &args) {
     return refuse(FP8BENCH_UNSUPPORTED, "a tensor with gaps has more than 2^30 tokens");
   if (args.tokens * args.hidden == 0 && args.scale_in != nullptr) return finish(cudaSuccess);
   Machine machine;
-  if (cudaError_t error = current_machine(machine)) return finish(error);
+  const auto largest_cluster = reinterpret_cast<const void *>(bf16_kernels.usual_by_blocks[0][true][0]);
+  if (cudaError_t error = current_machine(largest_cluster, machine)) return finish(error);
   return args.group == 0 ? quantize_tensor(args, machine) : quantize_segments(args, machine);
 }
 

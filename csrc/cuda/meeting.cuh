@@ -11,7 +11,8 @@ namespace fp8bench {
 
 constexpr int kMostMeeting = 256;       // blocks
 constexpr int kCopies = 8;              // of what they share: a place in memory that all look at answers slowly
-constexpr int kPatience = 64;           // looks; one takes some 0.4 us
+constexpr uint32_t kDelay = 300;        // cycles before the first look: one takes some 675, and too soon is in vain
+constexpr int kPatience = 64;           // looks
 constexpr uint32_t kRenewed = 1u << 12; // meetings between two that renew all words
 
 // What the blocks share, as many times as there are copies: each block looks at one of them. Zero before its first use,
@@ -64,43 +65,65 @@ static __device__ __forceinline__ void show_largest(Meeting<Word> &meeting, uint
 // largest of what this lane saw.
 template <class Word>
 static __device__ __forceinline__ bool look_at_all(Meeting<Word> &meeting, uint32_t number, uint32_t &value) {
-  constexpr int kWords = 16 / sizeof(Word); // one load
+  constexpr uint32_t kWords = 16 / sizeof(Word), kLoads = 2, kStep = kWarp * kWords; // kLoads are on their way at once
   const Word *shown = mine_of<Word>(meeting).shown, upper = upper_half<Word>(number);
   Word largest = 0, others = 0;
 #pragma unroll 1
-  for (uint32_t block = threadIdx.x % kWarp * kWords; block < gridDim.x; block += kWarp * kWords) {
-    Word words[kWords];
-    look_at_some(shown + block, words);
+  for (uint32_t block = threadIdx.x % kWarp * kWords; block < gridDim.x; block += kLoads * kStep) {
+    Word words[kLoads][kWords];
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] ^= upper, others |= words[i], largest = max(largest, words[i]);
+    for (uint32_t i = 0; i < kLoads; ++i) {
+      for (Word &word : words[i]) word = upper;
+      if (block + i * kStep < gridDim.x) look_at_some(shown + block + i * kStep, words[i]);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kLoads; ++i)
+      for (Word word : words[i]) word ^= upper, others |= word, largest = max(largest, word);
   }
   value = static_cast<uint32_t>(largest);
   return __all_sync(kAllLanes, others >> kHalf<Word> == 0);
 }
 
-// A warp looks for what other blocks have not shown, and shows it. largest_of(block): of what is the block's. Blocks
-// start in order, so the last are missing: the first begin there, each at another one, so that they help each other.
-template <class Word, class Largest>
-static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint32_t number,
-                                                    const Largest &largest_of) {
-  const uint32_t last = gridDim.x - 1 - blockIdx.x;
-  uint32_t block = last;
-#pragma unroll 1
-  do {
-    block = block + 1 < gridDim.x ? block + 1 : 0;
-    const Word word = look_at(&mine_of<Word>(meeting).shown[block]) ^ upper_half<Word>(number);
-    if (!__all_sync(kAllLanes, word >> kHalf<Word> == 0)) show_largest<Word>(meeting, number, block, largest_of(block));
-  } while (block != last);
+// A warp, which has shown the largest magnitude of its block, looks until all have. False if its patience is over; else
+// `value` is the largest of all.
+template <class Word>
+static __device__ __forceinline__ bool look_patiently(Meeting<Word> &meeting, uint32_t number, uint32_t &value) {
+  const uint32_t shown = clock_of_multiprocessor();
+  while (clock_of_multiprocessor() - shown < kDelay) {}
+  for (int looks = 0; looks < kPatience; ++looks)
+    if (look_at_all<Word>(meeting, number, value)) {
+      value = max_of_lanes<kWarp>(value);
+      return true;
+    }
+  return false;
 }
 
-// Over all blocks of the grid, by one warp of each, behind a barrier of the block; all lanes of the warp get it.
-template <class Word, class Largest>
-static __device__ __forceinline__ uint32_t max_of_grid(Meeting<Word> &meeting, uint32_t number, uint32_t value,
-                                                       const Largest &largest_of) {
-  show_largest<Word>(meeting, number, blockIdx.x, value);
-  for (int looks = 1; !look_at_all<Word>(meeting, number, value); ++looks)
-    if (looks % kPatience == 0) show_missing<Word>(meeting, number, largest_of);
-  return max_of_lanes<kWarp>(value);
+// A block looks for what others have not shown, and shows it. part_of(block): the largest magnitude of what has a thread
+// of that block with this one's number. Blocks start in order, so the last are missing: the first begin there, each
+// at another one, so that they help each other. The first thread knows the number. Ends with a barrier.
+template <class Word, class Part>
+static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint32_t number, uint32_t (&slots)[kMostWarps],
+                                                    const Part &part_of) {
+  __shared__ uint32_t of_first;
+  if (threadIdx.x == 0) of_first = number;
+  __syncthreads();
+  number = of_first;
+  for (uint32_t begin = gridDim.x - blockIdx.x;;) { // of a circle of blocks
+    uint32_t left = 0; // of the circle, from the first that is missing
+    for (uint32_t i = threadIdx.x; i < gridDim.x; i += blockDim.x) {
+      const uint32_t block = (begin + i) % gridDim.x;
+      const Word word = look_at(&mine_of<Word>(meeting).shown[block]) ^ upper_half<Word>(number);
+      if (word >> kHalf<Word> != 0) left = max(left, gridDim.x - i);
+    }
+    __syncthreads();
+    left = max_of_block<true>(left, slots);
+    __syncthreads();
+    if (left == 0) return;
+    const uint32_t missing = (begin + gridDim.x - left) % gridDim.x;
+    const uint32_t largest = max_of_block<true>(part_of(missing), slots);
+    if (threadIdx.x < kWarp) show_largest<Word>(meeting, number, missing, largest);
+    begin = missing + 1;
+  }
 }
 
 // Half a word does not hold all numbers. So that no word is as old as the number that it is taken for, all words of

@@ -148,15 +148,6 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
   packs.store(all.codes + offset, first, kLanes, bound, scale);
 }
 
-// Largest magnitude over the block, or over the cluster that shares the segment.
-template <bool kSeveral> static __device__ __forceinline__ uint32_t max_of_team(uint32_t value, uint32_t cluster) {
-  __shared__ uint32_t slots[kMostWarps];
-#if __CUDA_ARCH__ >= 900
-  if (cluster > 1) return max_of_cluster(value, cluster, slots);
-#endif
-  return max_of_block<kSeveral>(value, slots);
-}
-
 // A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each
 // with a share of its packs. The second bound is none for whole packs in the usual case; otherwise ptxas would spill for
 // a second block a multiprocessor where packs are many, and would not save registers for one where they are few.
@@ -165,13 +156,15 @@ __global__ void __launch_bounds__(1024, kCase == Case::kRows ? 0 : kPacks <= 2 ?
     quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {
   constexpr bool kUsual = kCase != Case::kAny, kAnywhere = kCase != Case::kRows && Pack::kElements > 1;
   if constexpr ((kCase == Case::kRows || kStart == Start::kAtOnce) && !kRunsHere<kStart>) return;
-  if constexpr (!kClusters) cluster = 1;
   using Storage = typename Pack::Storage;
   let_successor_start_at<kStart, Start::kAtOnce>();
+  __shared__ uint32_t slots[kMostWarps];
   uint32_t number = blockIdx.x, rank = 0;
 #if __CUDA_ARCH__ >= 900
+  if constexpr (!kClusters) cluster = 1;
+  __shared__ Mailbox mailbox;
   if (cluster > 1) {
-    cluster_announce();
+    open_mailbox(mailbox, cluster);
     number = cluster_number(), rank = cluster_rank();
   }
 #endif
@@ -186,7 +179,12 @@ __global__ void __launch_bounds__(1024, kCase == Case::kRows ? 0 : kPacks <= 2 ?
   let_successor_start_at<kStart, Start::kBehindLoads>();
   Scale scale{1.0f, false};
   if (kUsual || all.scale_in == nullptr) {
-    const uint32_t largest = max_of_team<kUsual>(packs.largest(), cluster);
+    uint32_t largest = packs.largest();
+#if __CUDA_ARCH__ >= 900
+    if (cluster > 1) largest = max_of_cluster(largest, cluster, mailbox, slots);
+    else
+#endif
+      largest = max_of_block<kUsual>(largest, slots);
     const int64_t at = kUsual ? number : segment.scale(all);
     scale = computed_scale<kCase, typename Pack::Input>(largest, all, at, first == 0);
   } else {
@@ -199,6 +197,7 @@ __global__ void __launch_bounds__(1024, kCase == Case::kRows ? 0 : kPacks <= 2 ?
 template <class Pack, int kPacks>
 __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_constant__ Segments all) {
   using Input = typename Pack::Input;
+  __shared__ uint32_t slots[kMostWarps];
   const Segment segment = segment_of(blockIdx.x, all);
   const typename Pack::Storage *x = segment.x<typename Pack::Storage>(all);
   const Anywhere<Pack> bound(x, all.length);
@@ -215,7 +214,7 @@ __global__ void __launch_bounds__(1024) quantize_in_two_passes(const __grid_cons
       packs.load(x + bound.head, first, blockDim.x, Below{count});
       largest = max(largest, packs.largest());
     }
-    largest = max_of_team<false>(largest, 1);
+    largest = max_of_block<false>(largest, slots);
     scale = computed_scale<Case::kAny, Input>(largest, all, segment.scale(all), threadIdx.x == 0);
   } else {
     scale.value = all.scale_in[segment.scale(all)];

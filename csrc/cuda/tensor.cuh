@@ -163,47 +163,86 @@ template <int kPacks> constexpr int kGridBlocks = kPacks <= 4 ? 1 : 2;
 // A largest magnitude fits half a word.
 template <class Storage> using MeetingWord = std::conditional_t<sizeof(Storage) == 2, uint32_t, uint64_t>;
 
+// What the blocks agreed on, and how to divide by it, computed once for all warps of a block: a multiprocessor has up to
+// 32, which all come to it at the same time.
+template <class Division> struct alignas(16) Agreed {
+  float scale;
+  Division division;
+  uint32_t there;
+};
+
+static __device__ __forceinline__ bool speaks() { return threadIdx.x < kWarp; } // the warp that meets other blocks
+
+// All blocks of the grid agree: `largest` is that of this one, part_of(block) as in show_missing(). `agreed` and `slots`
+// are shared memory.
+template <class Input, class Word, class Division, class Part>
+static __device__ __forceinline__ Agreed<Division> agree(Meeting<Word> &meeting, uint32_t number, uint32_t largest,
+                                                         uint32_t (&slots)[kMostWarps], Agreed<Division> &agreed,
+                                                         float *scales, const Part &part_of) {
+  if (speaks()) show_largest<Word>(meeting, number, blockIdx.x, largest);
+  for (;;) {
+    if (speaks()) {
+      uint32_t of_all = 0;
+      const bool there = look_patiently<Word>(meeting, number, of_all);
+      const float scale = dynamic_scale(Input::value(of_all), nullptr, false);
+      if (threadIdx.x == 0) agreed = {scale, Division(scale), there};
+      if (there && blockIdx.x == 0 && threadIdx.x == 0) *scales = scale;
+    }
+    __syncthreads();
+    const Agreed<Division> of_all = agreed;
+    if (of_all.there) return of_all;
+    show_missing<Word>(meeting, number, slots, part_of);
+  }
+}
+
 // One kernel, in the usual case: one row of `packs` packs, fewer than 2^31, no bound, no power of two. A block's packs
-// stay in its registers while the blocks agree. The successor starts behind the loads, unless all are alone.
-template <class Pack, int kPacks, Start kStart>
+// stay in its registers while the blocks agree. The successor starts behind the loads, unless all are alone. kOdd:
+// `head` and `tail` elements lie before and behind the packs, which begin at x and codes; the first block takes them.
+template <class Pack, int kPacks, Start kStart, bool kOdd>
 __global__ void __launch_bounds__(kMostGridThreads<kPacks>, kGridBlocks<kPacks>)
-    quantize_by_grid(const void *x, uint8_t *codes, float *scales, uint32_t packs, void *memory) {
-  if constexpr (!kRunsHere<kStart>) return;
-  __shared__ uint32_t slots[kMostWarps], agreed;
-  const uint32_t share = blockDim.x * kPacks, first = blockIdx.x * share + threadIdx.x;
-  const bool speaks = threadIdx.x < kWarp; // the warp that meets those of other blocks
+    quantize_by_grid(const void *x, uint8_t *codes, float *scales, void *memory, uint32_t packs, uint16_t head,
+                     uint16_t tail) {
+  if constexpr (!kOdd && !kRunsHere<kStart>) return;
+  using Input = typename Pack::Input;
+  using Division = typename Input::DivisionByOwnScale;
   using Word = MeetingWord<typename Pack::Storage>;
+  __shared__ uint32_t slots[kMostWarps];
+  __shared__ Agreed<Division> agreed;
+  const uint32_t share = blockDim.x * kPacks, first = blockIdx.x * share + threadIdx.x;
   auto &meeting = *static_cast<Meeting<Word> *>(memory);
   const UpTo bound{packs - 1};
   const auto *all = static_cast<const typename Pack::Storage *>(x);
+  const auto edge_for = [&](uint32_t block) {
+    const Edge edge = edge_of(threadIdx.x, head, size_t{packs} * Pack::kElements, tail);
+    return Edge{kOdd && block == 0 && edge.there, edge.mine};
+  };
   Packs<Pack, kPacks> mine;
-  if (speaks) look_ahead<Word>(meeting);
+  EdgePack<Input> edge;
+  if (speaks()) look_ahead<Word>(meeting);
   wait_unless_alone<kStart>(all + bound.at(first, 0) * Pack::kElements);
   uint32_t number = 0;
-  if (speaks) number = number_of<Word>(meeting);
+  if (speaks()) number = number_of<Word>(meeting);
   mine.load(all, first, blockDim.x, bound);
+  edge.load(all - head, 0, 0, edge_for(blockIdx.x));
   let_successor_start_at<kStart, Start::kBehindLoads>();
-  const uint32_t largest = max_of_block<true>(mine.largest(), slots);
+  const uint32_t largest = max_of_block<true>(max(mine.largest(), kOdd ? edge.largest() : 0), slots);
   if (threadIdx.x == kWarp) leave<Word>(meeting); // a warp that has nothing else to do
-  if (speaks) {
-    const uint32_t of_grid = max_of_grid<Word>(meeting, number, largest, [&](uint32_t block) {
-      uint32_t of_block = 0;
-      const uint32_t begin = block * share + threadIdx.x;
+  const auto of_all = agree<Input, Word>(meeting, number, largest, slots, agreed, scales, [&](uint32_t block) {
+    EdgePack<Input> edge;
+    edge.load(all - head, 0, 0, edge_for(block));
+    uint32_t of_thread = kOdd ? edge.largest() : 0;
 #pragma unroll 1
-      for (uint32_t pack = begin; pack < begin + share; pack += kWarp) {
-        Packs<Pack, 1> one;
-        one.load(all, pack, 0, bound);
-        of_block = max(of_block, one.largest());
-      }
-      return max_of_lanes<kWarp>(of_block);
-    });
-    if (threadIdx.x == 0) agreed = of_grid;
-  }
-  __syncthreads();
-  const Scale scale{dynamic_scale(Pack::Input::value(agreed), nullptr, false), true};
-  if (first == 0) *scales = scale.value;
-  mine.store(codes, first, blockDim.x, bound, scale);
-  if (speaks) renew<Word>(meeting, number);
+    for (uint32_t v = 0; v < kPacks; ++v) {
+      Packs<Pack, 1> one;
+      one.load(all, block * share + v * blockDim.x + threadIdx.x, 0, bound);
+      of_thread = max(of_thread, one.largest());
+    }
+    return of_thread;
+  });
+  const Scale scale{of_all.scale, true};
+  mine.store(codes, first, blockDim.x, bound, scale, of_all.division);
+  edge.store(codes - head, 0, 0, edge_for(blockIdx.x), scale, of_all.division);
+  if (speaks()) renew<Word>(meeting, number);
 }
 
 } // namespace fp8bench

@@ -130,6 +130,18 @@ template <class Word, size_t kWords> void look_at_some(const Word *words, Word (
   std::copy(words, words + kWords, seen);
 }
 inline void fetch_to_cache(const void *) {}
+inline uint4 *dynamic_shared_memory() {
+  static uint4 memory[1 << 14];
+  return memory;
+}
+inline void copy_to_shared(uint4 *shared, const void *x) { memcpy(shared, x, sizeof *shared); }
+inline void copy_once_to_shared(uint4 *shared, const void *x) { copy_to_shared(shared, x); }
+inline void close_copies() {}
+template <int kUnderWay> void wait_for_copies() {}
+inline uint32_t clock_of_multiprocessor() {
+  static uint32_t now = 0;
+  return now += 1000;
+}
 
 inline uint32_t larger_halves(uint32_t a, uint32_t b, uint32_t infinity) {
   const uint32_t low = emulation::larger_half(a & 0x7FFF, b & 0x7FFF, infinity);
@@ -154,7 +166,8 @@ enum { cudaSuccess = 0 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrMaxThreadsPerMultiProcessor,
-  cudaDevAttrComputeCapabilityMajor
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
 };
 enum { cudaLaunchAttributeProgrammaticStreamSerialization, cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
@@ -173,9 +186,14 @@ struct cudaLaunchConfig_t {
 };
 
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
-  const int values[] = {8, 2048, 8}; // few multiprocessors, so that small tensors go the ways of large ones
+  const int values[] = {8, 2048, 8, 232448}; // few multiprocessors, so that small tensors go the ways of large ones
   *value = values[attribute];
   return cudaSuccess;
+}
+enum { cudaFuncAttributeNonPortableClusterSizeAllowed, cudaFuncAttributeMaxDynamicSharedMemorySize };
+inline cudaError_t cudaFuncSetAttribute(const void *, int, int) { return cudaSuccess; }
+inline cudaError_t cudaOccupancyMaxActiveClusters(int *clusters, const void *, const cudaLaunchConfig_t *) {
+  return *clusters = 0;
 }
 inline cudaError_t cudaGetDevice(int *device) { return *device = 0; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
