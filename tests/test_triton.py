@@ -245,6 +245,13 @@ class TestMachineCode:
         for lines in (1 << 10, 1 << 20):
             assert_good_code(segment_code(64, lines, "bfloat16", False, target, pairs=True), tmp_path)
 
+    @pytest.mark.parametrize("length", [64, 128, 1024])
+    @pytest.mark.parametrize("dense", [True, False], ids=["row", "column"])
+    def test_what_a_warp_does_alone_waits_for_no_other(self, length: int, dense: bool, tmp_path: Path) -> None:
+        code = segment_code(length, 1 << 14, "bfloat16", dense, 90)
+        used = instructions(code["cubin"], tmp_path)
+        assert not [name for name in used if name.startswith(("BAR", "STS", "LDS"))]
+
     @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_QUANTIZE], ids=str)
     def test_tensor(self, launch: backend.Launch, tmp_path: Path) -> None:
         block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "PARTIALS": launch.warps * 32}

@@ -163,6 +163,26 @@ def _quantized(x, scale, OWN: tl.constexpr):
     return y.to(tl.float8e4nv)
 
 
+@triton.jit
+def _store_scales(places, scale, there):
+    """Each lane of a segment stores its scale.
+
+    A store of Triton's would first exchange the scales through shared memory, so that neighbouring lanes have
+    neighbouring ones: a barrier at the end of every program, for a few bytes.
+    """
+    if _INTERPRETED:
+        tl.store(places, scale, mask=there)
+    else:
+        tl.inline_asm_elementwise(
+            "{.reg .pred there; setp.ne.b32 there, $3, 0; @there st.global.f32 [$1], $2; mov.b32 $0, 0;}",
+            "=r,l,f,r",
+            [places.to(tl.int64), scale, there.to(tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+
+
 # ---- segments -----------------------------------------------------------------------------------------------
 
 
@@ -245,7 +265,7 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
             inside = there & ((column + chunk * WIDTH < LENGTH) | (chunk * WIDTH + WIDTH <= LENGTH))
             tl.store(codes_tile + chunk * WIDTH, _quantized(held[chunk], scale[:, None], own), mask=inside)
     if not STATIC:
-        tl.store(scales + place, scale, mask=(first + line < lines) | EVEN)
+        _store_scales(scales + place, scale, (first + line < lines) | EVEN)
 
 
 # ---- tensor -------------------------------------------------------------------------------------------------
