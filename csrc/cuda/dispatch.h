@@ -28,7 +28,8 @@ constexpr ByLanes kByLanes[] = {
     {32, 8, 128, Start::kAtOnce, Start::kAtOnce},
     {56, 16, 256, Start::kBehindLoads, Start::kBehindLoads},
     {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
-    {kBeyond, 16, 256, Start::kBehindLoads, Start::kAtOnce},
+    {256, 16, 256, Start::kBehindLoads, Start::kAtOnce},
+    {kBeyond, 16, 256, Start::kAtOnce, Start::kAtOnce},
 };
 constexpr ByLanes kWordsByLanes[] = {
     {16, 8, 128, Start::kAtOnce, Start::kAtOnce},

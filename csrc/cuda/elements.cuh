@@ -111,8 +111,9 @@ template <class Dtype> struct Vector {
     words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
   }
 
-  // Each quotient(element) is rounded to a code; `codes` is a multiple of kElements.
-  template <class Quotient> __device__ __forceinline__ void store(uint8_t *codes, const Quotient &quotient) const {
+  // Each quotient(element) is rounded to a code; `codes` is a multiple of kElements. kStreamed: no cache need keep them.
+  template <bool kStreamed, class Quotient>
+  __device__ __forceinline__ void store(uint8_t *codes, const Quotient &quotient) const {
     uint32_t out[kElements / 4];
 #pragma unroll
     for (int i = 0; i < kElements / 4; ++i) {
@@ -120,11 +121,16 @@ template <class Dtype> struct Vector {
       const uint32_t high = encode_two(quotient(element(4 * i + 2)), quotient(element(4 * i + 3)));
       out[i] = low | high << 16;
     }
-    if constexpr (kElements == 8) *reinterpret_cast<uint2 *>(codes) = make_uint2(out[0], out[1]);
-    else *reinterpret_cast<uint32_t *>(codes) = out[0];
+    if constexpr (kElements == 8) store_at<kStreamed>(reinterpret_cast<uint2 *>(codes), make_uint2(out[0], out[1]));
+    else store_at<kStreamed>(reinterpret_cast<uint32_t *>(codes), out[0]);
   }
 
 private:
+  template <bool kStreamed, class Words> static __device__ __forceinline__ void store_at(Words *codes, Words words) {
+    if constexpr (kStreamed) __stcs(codes, words);
+    else *codes = words;
+  }
+
   __device__ __forceinline__ float element(int i) const {
     constexpr int kInWord = 4 / sizeof(Storage);
     return Input::element(words[i / kInWord], i % kInWord);
@@ -142,7 +148,8 @@ template <class Dtype> struct Single {
   __device__ __forceinline__ void clear() { words[0] = 0; }
   __device__ __forceinline__ void load(const Storage *x) { words[0] = *x; }
 
-  template <class Quotient> __device__ __forceinline__ void store(uint8_t *codes, const Quotient &quotient) const {
+  template <bool, class Quotient>
+  __device__ __forceinline__ void store(uint8_t *codes, const Quotient &quotient) const {
     *codes = static_cast<uint8_t>(encode_two(quotient(Input::element(words[0], 0)), 0.0f));
   }
 };
@@ -155,20 +162,29 @@ struct Scale {
 };
 
 // Which of a thread's packs there are: the bound of packs in a piece of memory, which begins with the first of them.
-struct Below { // those below `count`; in place of the others are zeros, which change no maximum
+struct Bound {
+  static constexpr bool kStreamed = false; // codes
+};
+struct Below : Bound { // those below `count`; in place of the others are zeros, which change no maximum
   static constexpr uint32_t head = 0;
   uint32_t count;
+  __device__ __forceinline__ Below(uint32_t count) : count(count) {}
   __device__ __forceinline__ bool has(uint32_t first, uint32_t step) const { return first + step < count; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return first + step; }
 };
-struct UpTo { // in place of those beyond `last` is `last` again: nobody asks, and the same bytes are written again
+struct UpTo : Bound { // in place of those beyond `last` is `last` again: nobody asks, and the same bytes are written again
   static constexpr uint32_t head = 0;
   uint32_t last;
+  __device__ __forceinline__ UpTo(uint32_t last) : last(last) {}
   __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return true; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return min(first + step, last); }
 };
-struct All { // a thread has all its packs; `last` is not asked for
-  uint32_t last;
+struct UpToStreamed : UpTo {
+  static constexpr bool kStreamed = true;
+  using UpTo::UpTo;
+};
+struct All : Bound { // a thread has all its packs
+  __device__ __forceinline__ All(uint32_t) {}
   __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return true; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return size_t{first} + step; }
 };
@@ -225,7 +241,7 @@ template <class Pack, int kPacks> struct Packs {
 #pragma unroll
     for (int v = 0; v < kPacks; ++v)
       if (bound.has(first, v * stride))
-        packs[v].store(codes + bound.at(first, v * stride) * Pack::kElements, quotient);
+        packs[v].template store<Bound::kStreamed>(codes + bound.at(first, v * stride) * Pack::kElements, quotient);
   }
 };
 
@@ -234,9 +250,10 @@ template <class Pack, int kPacks> struct Packs {
 // than a pack are left over, in a pack that neighbours share: each is one thread's, which touches nothing else.
 
 // What a thread takes of those left over: element `mine`, or none. The bound of its one pack of a `Single`.
-struct Edge {
+struct Edge : Bound {
   bool there;
   size_t mine;
+  __device__ __forceinline__ Edge(bool there, size_t mine) : there(there), mine(mine) {}
   __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return there; }
   __device__ __forceinline__ size_t at(uint32_t, uint32_t) const { return mine; }
 };

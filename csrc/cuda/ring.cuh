@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kRingThreads, 1)
   __shared__ uint32_t slots[kMostWarps];
   __shared__ Agreed<typename Input::DivisionByOwnScale> agreed;
   auto &meeting = *static_cast<Meeting<Word> *>(memory);
-  const UpTo bound{packs - 1};
+  const UpToStreamed bound(packs - 1);
   const auto *all = static_cast<const typename Pack::Storage *>(x);
   const uint32_t step = gridDim.x * kRingThreads, mine = blockIdx.x * kRingThreads + threadIdx.x;
   const auto place = [&](uint32_t i) { return all + bound.at(i * step + mine, 0) * Pack::kElements; };

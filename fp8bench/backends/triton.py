@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
@@ -42,6 +42,7 @@ _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 _INFINITY = tl.constexpr(0x7F800000)
 _ALL = tl.constexpr(tl.PropagateNan.ALL)
 _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+_BITS_OF_WARP = tl.constexpr(32 * 128)  # a load of each lane
 
 INTERPRETED_ELEMENTS = 1 << 17  # the interpreter is slow: larger cases are not run by it
 INTERPRETED_PROGRAMS = 512
@@ -61,35 +62,51 @@ class Launch(NamedTuple):
     warps: int
 
 
+Row = TypeVar("Row")
+
 VECTOR_BYTES = 16
 LANES = 32
 MOST_WARPS = 32
 MOST_ELEMENTS = 32  # that a thread holds, where its program has MOST_WARPS
 
-# For a short segment (a warp or less) and a longer one: vectors in all of x -> launch, the first row that reaches.
-# Measured on an H200: docs/kernels.md.
-SHORT: tuple[tuple[int, Launch], ...] = (
-    (1 << 16, Launch(1, 4)),
-    (1 << 62, Launch(2, 4)),
+# Tables: vectors in all of x -> launch, the first row that reaches. Measured on an H200: docs/kernels.md.
+Table = tuple[tuple[int, Launch], ...]
+EVERY = 1 << 62
+ROWS: Table = ((1 << 16, Launch(1, 4)), (EVERY, Launch(2, 4)))
+COLUMNS: Table = (
+    (1 << 12, Launch(1, 4)),
+    (1 << 14, Launch(1, 8)),
+    (1 << 15, Launch(1, 4)),
+    (1 << 17, Launch(1, 8)),
+    (EVERY, Launch(2, 4)),
 )
-LONG: tuple[tuple[int, Launch], ...] = (
-    (1 << 15, Launch(1, 1)),
-    (1 << 62, Launch(4, 4)),
+# Of longer segments than a warp loads at once: by the vectors of one.
+LONGER: tuple[tuple[int, Table], ...] = (
+    (256, ((1 << 13, Launch(1, 1)), (EVERY, Launch(4, 4)))),
+    (512, ((1 << 16, Launch(2, 1)), (EVERY, Launch(4, 4)))),
+    (EVERY, ((1 << 14, Launch(1, 1)), (1 << 19, Launch(2, 1)), (EVERY, Launch(4, 4)))),
 )
 # Columns whose codes are less than a line of memory: two groups side by side, but not between these sizes.
 LINE_BYTES = 128
-ONE_BY_ONE = (1 << 16, 1 << 17)
+ONE_BY_ONE = (1 << 14, 1 << 17)
 LOOPED = Launch(4, 8)  # segments that do not fit: read twice
 ONE_PROGRAM = 2048  # vectors of a dense tensor that is quantized by one program
-TENSOR_MAX: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 8)))
-TENSOR_QUANTIZE: tuple[tuple[int, Launch], ...] = ((1 << 17, Launch(1, 8)), (1 << 62, Launch(4, 4)))
+TENSOR_MAX: Table = ((1 << 17, Launch(1, 8)), (EVERY, Launch(4, 8)))
+TENSOR_QUANTIZE: Table = ((1 << 17, Launch(1, 8)), (EVERY, Launch(4, 4)))
 MOST_PARTIALS = 264  # of the per-tensor reduction; every program of the second kernel reads them all
 PARTIAL_BYTES = 4
 
 
-def look_up(table: tuple[tuple[int, Launch], ...], vectors: int) -> Launch:
-    """The launch for this many vectors."""
-    return next(launch for most, launch in table if vectors <= most)
+def look_up(table: tuple[tuple[int, Row], ...], size: int) -> Row:
+    """What the table has for this size."""
+    return next(row for most, row in table if size <= most)
+
+
+def table_of_segments(packs: int, dense: bool) -> Table:
+    """For segments of `packs` vectors; not dense: with column-major scales, or with gaps between tokens."""
+    if packs > LANES:
+        return look_up(LONGER, packs)
+    return ROWS if dense else COLUMNS
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------------------
@@ -164,13 +181,13 @@ def _quantized(x, scale, OWN: tl.constexpr):
 
 
 @triton.jit
-def _store_scales(places, scale, there):
-    """Each lane of a segment stores its scale.
+def _store_scales(places, scale, there, AT_ONCE: tl.constexpr):
+    """Scales of segments; AT_ONCE: each lane of a segment stores it.
 
-    A store of Triton's would first exchange the scales through shared memory, so that neighbouring lanes have
-    neighbouring ones: a barrier at the end of every program, for a few bytes.
+    A store of Triton's first exchanges the scales through shared memory, so that neighbouring lanes have neighbouring
+    ones: a barrier at the end of every program, for a few bytes. Worth it only where many lanes have the same scale.
     """
-    if _INTERPRETED:
+    if _INTERPRETED or not AT_ONCE:
         tl.store(places, scale, mask=there)
     else:
         tl.inline_asm_elementwise(
@@ -265,7 +282,8 @@ def _segments_kernel(  # noqa: C901 (constants decide when it is compiled)
             inside = there & ((column + chunk * WIDTH < LENGTH) | (chunk * WIDTH + WIDTH <= LENGTH))
             tl.store(codes_tile + chunk * WIDTH, _quantized(held[chunk], scale[:, None], own), mask=inside)
     if not STATIC:
-        _store_scales(scales + place, scale, (first + line < lines) | EVEN)
+        bits: tl.constexpr = WIDTH * x.dtype.element_ty.primitive_bitwidth  # that a segment's lanes load at once
+        _store_scales(scales + place, scale, (first + line < lines) | EVEN, bits < _BITS_OF_WARP)
 
 
 # ---- tensor -------------------------------------------------------------------------------------------------
@@ -366,12 +384,13 @@ class SegmentPlan(NamedTuple):
     warps: int
 
 
-def plan_segments(length: int, lines: int, groups: int, itemsize: int, launch: Launch | None = None) -> SegmentPlan:
+def plan_segments(
+    length: int, lines: int, groups: int, itemsize: int, dense: bool, launch: Launch | None = None
+) -> SegmentPlan:
     """The plan for `lines` of `groups` segments of `length` elements; `launch` instead of the table's, to measure."""
     vector = VECTOR_BYTES // itemsize
     packs = triton.cdiv(length, vector)  # of a segment
-    table = SHORT if packs <= LANES else LONG
-    launch = launch or look_up(table, packs * lines * groups)
+    launch = launch or look_up(table_of_segments(packs, dense), packs * lines * groups)
     lanes = triton.next_power_of_2(triton.cdiv(packs, launch.vectors))
     if lanes > LANES * MOST_WARPS:
         lanes = LANES * MOST_WARPS
@@ -413,7 +432,7 @@ def bind_segments(
     dense = x.is_contiguous() and (not scheme.column_major or tokens == 1)
     pairs = not dense and in_pairs(length, tokens, hidden, x.element_size())
     lines, groups = (x.numel() // length, 1) if dense else (tokens << pairs, hidden // length >> pairs)
-    plan = plan_segments(length, lines, groups, x.element_size(), launch)
+    plan = plan_segments(length, lines, groups, x.element_size(), dense, launch)
     blocks = triton.cdiv(lines, plan.rows)
     layers = triton.cdiv(blocks, MOST_BLOCKS_Y)
     grid = (blocks,) if dense else (groups, min(blocks, MOST_BLOCKS_Y), layers)

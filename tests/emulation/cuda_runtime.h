@@ -34,6 +34,7 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 using std::max;
 using std::min;
 
+template <class Words> void __stcs(Words *place, Words words) { *place = words; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 
 inline float __uint_as_float(uint32_t bits) {
