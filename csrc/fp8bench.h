@@ -33,8 +33,8 @@ enum fp8bench_flags {
   // For measuring launch shapes: what to take instead of the dispatch table's choice, 0 for its choice.
   FP8BENCH_VECTORS_SHIFT = 8,  // bits 8-15: 16-byte vectors a thread
   FP8BENCH_THREADS_SHIFT = 16, // bits 16-23: threads a block, in warps
-  // bits 24-27: blocks a cluster, up to 8; 12: 16 of them; 13: one kernel whose blocks meet; 11: the same, with shared
-  // memory; 15: two kernels; per token, 14: a warp, 1: a block
+  // bits 24-27: blocks a cluster, up to 8; 12: 16 of them (both give way where there is no such cluster); 13: one
+  // kernel whose blocks meet; 11: the same, with shared memory; 15: two kernels; per token, 14: a warp, 1: a block
   FP8BENCH_CLUSTER_SHIFT = 24,
   FP8BENCH_START_SHIFT = 28,   // bits 28-30: the successor may start 1: at once, 2: behind the loads
   FP8BENCH_MAXIMA_SHIFT = 4,   // bits 4-7: blocks that look for the largest magnitude of a large tensor, in 128s
@@ -48,8 +48,8 @@ typedef struct {
   float *scales;         // dynamic: written; (1,), (tokens, 1) or (tokens, groups), row- or column-major
   const float *scale_in; // static: the given scales, laid out like `scales`; null when dynamic
   const float *scale_ub; // upper bound of absmax, one float; null for none
-  // fp8bench_workspace_bytes() bytes, 16-byte aligned: zero before the first call that gets them, written by nobody else
-  // from then on, and not shared by calls that can run at the same time. May be null where the scales are given.
+  // fp8bench_workspace_bytes() bytes, 16-byte aligned: zero before the first call that gets them, written by nobody
+  // else from then on, and not shared by calls that can run at the same time. May be null where the scales are given.
   void *workspace;
   void *stream;          // cudaStream_t; ignored on the CPU
   int64_t tokens;

@@ -167,8 +167,8 @@ static __device__ __forceinline__ void copy_to_shared(uint4 *shared, const void 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(x) : "memory");
 }
 
-// The same of what nobody will read again: the L2 need not keep it.
-static __device__ __forceinline__ void copy_once_to_shared(uint4 *shared, const void *x) {
+// The same, and the L2 need not keep it.
+static __device__ __forceinline__ void copy_to_shared_alone(uint4 *shared, const void *x) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   uint64_t first;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));

@@ -99,6 +99,7 @@ constexpr ByCluster kByCluster[] = {
     {704, 1},
     {2048, 8, 256},
     {16384, 16, 512},
+    {8192, 8, 256}, // where there are no clusters of 16
 };
 constexpr ByCluster kByClusterAlone[] = {
     {1792, 1},
@@ -294,8 +295,8 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
   return {true, log, grid, choose_start(start, forced), held, which};
 }
 
-// How many packs a thread of a block holds, of `segments` segments of `packs` packs of `vector` elements, or 1. A cluster
-// shares each segment.
+// How many packs a thread of a block holds, of `segments` segments of `packs` packs of `vector` elements, or 1. Each
+// segment is shared by a cluster.
 inline Choice choose_blocks(uint64_t segments, uint64_t packs, unsigned vector, bool usual, const ByCluster &cluster,
                             const Machine &machine, const Forced &forced) {
   const bool vectors = vector > 1;
@@ -386,18 +387,11 @@ inline Choice choose_grid(uint64_t packs, const Machine &machine, const Forced &
 // to so many packs.
 constexpr unsigned kRingUpTo = 512; // in sixteenths as above
 
-struct RingChoice {
-  bool possible = false;
-  Grid grid{};
-  uint32_t steps = 0; // packs a thread
-};
-
-inline RingChoice choose_ring(uint64_t packs, const Machine &machine, const Forced &forced) {
+inline Choice choose_ring(uint64_t packs, const Machine &machine, const Forced &forced) {
   const unsigned blocks = std::min(machine.multiprocessors, kMostMeeting) / kCopies * kCopies;
   const bool usual = !forced.cluster && packs <= uint64_t(machine.threads) * kRingUpTo / 16;
-  if (!(usual || forced.cluster == kForcedRing) || blocks == 0 || machine.shared_bytes < kRingBytes + kStaticBytes) return {};
-  const uint64_t steps = divide_up(packs, uint64_t{blocks} * kRingThreads);
-  return {true, {blocks, kRingThreads, 1, 1, kRingBytes}, static_cast<uint32_t>(steps)};
+  const bool room = blocks > 0 && machine.shared_bytes >= kRingBytes + kStaticBytes;
+  return {room && (usual || forced.cluster == kForcedRing), 0, {blocks, kRingThreads, 1, 1, kRingBytes}};
 }
 
 inline const ByTiles &row_for_tiles(uint64_t packs, const Machine &machine, const Forced &forced) {

@@ -111,7 +111,7 @@ template <class Dtype> struct Vector {
     words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
   }
 
-  // Each quotient(element) is rounded to a code; `codes` is a multiple of kElements. kStreamed: no cache need keep them.
+  // Each quotient(element) is rounded to a code; `codes` is a multiple of kElements. kStreamed: no cache keeps them.
   template <bool kStreamed, class Quotient>
   __device__ __forceinline__ void store(uint8_t *codes, const Quotient &quotient) const {
     uint32_t out[kElements / 4];
@@ -172,7 +172,7 @@ struct Below : Bound { // those below `count`; in place of the others are zeros,
   __device__ __forceinline__ bool has(uint32_t first, uint32_t step) const { return first + step < count; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return first + step; }
 };
-struct UpTo : Bound { // in place of those beyond `last` is `last` again: nobody asks, and the same bytes are written again
+struct UpTo : Bound { // in place of those beyond `last` is `last` again: nobody asks, and the same is written again
   static constexpr uint32_t head = 0;
   uint32_t last;
   __device__ __forceinline__ UpTo(uint32_t last) : last(last) {}

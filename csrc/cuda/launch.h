@@ -15,6 +15,7 @@ struct Machine {
   bool hopper = false; // or later: has clusters and programmatic dependent launch
   unsigned cluster = 1; // blocks that a cluster can have
   int shared_bytes = 0; // of shared memory that a block can have
+  int device = -1;
 };
 
 // Whether the call may overlap its neighbours on the stream. (The second of its own kernels may start while the first
@@ -33,17 +34,17 @@ inline cudaError_t allow_shared_bytes(const void *kernel, unsigned bytes) {
 }
 
 // Whether the current device has room for a cluster of `blocks` largest blocks of `kernel`.
-inline cudaError_t has_clusters(const void *kernel, unsigned blocks, bool &has) {
+inline bool has_clusters(const void *kernel, unsigned blocks) {
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = blocks, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = blocks, config.blockDim = 1024, config.attrs = &attribute, config.numAttrs = 1;
   int clusters = 0;
-  if (cudaError_t error = allow_large_clusters(kernel)) return error;
-  has = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0;
-  cudaGetLastError();
-  return cudaSuccess;
+  const bool asked = allow_large_clusters(kernel) == cudaSuccess &&
+                     cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
+  if (!asked) cudaGetLastError(); // so that nobody finds it later
+  return asked && clusters > 0;
 }
 
 // largest_cluster: a kernel that could be launched with clusters of kMostCluster blocks.
@@ -56,25 +57,24 @@ inline cudaError_t read_machine(int device, const void *largest_cluster, Machine
   if (cudaError_t error = get(machine.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin)) return error;
   machine.threads = threads * machine.multiprocessors;
   machine.hopper = major >= 9;
-  machine.cluster = machine.hopper ? kCluster : 1;
-  bool larger = false;
-  if (machine.hopper)
-    if (cudaError_t error = has_clusters(largest_cluster, kMostCluster, larger)) return error;
-  if (larger) machine.cluster = kMostCluster;
+  if (machine.hopper) machine.cluster = has_clusters(largest_cluster, kMostCluster) ? kMostCluster : kCluster;
+  machine.device = device;
   return cudaSuccess;
 }
 
-// Remembers the last device that this thread asked about.
+// Remembers the devices that this thread asked about.
 inline cudaError_t current_machine(const void *largest_cluster, Machine &machine) {
-  thread_local int known = -1;
-  thread_local Machine last;
+  constexpr int kDevices = 32; // of more, some share a place and are asked about again
+  thread_local Machine known[kDevices];
   int device = 0;
   if (cudaError_t error = cudaGetDevice(&device)) return error;
-  if (device != known) {
-    if (cudaError_t error = read_machine(device, largest_cluster, last)) return error;
-    known = device;
+  Machine &mine = known[device % kDevices];
+  if (mine.device != device) {
+    Machine read;
+    if (cudaError_t error = read_machine(device, largest_cluster, read)) return error;
+    mine = read;
   }
-  machine = last;
+  machine = mine;
   return cudaSuccess;
 }
 

@@ -227,7 +227,7 @@ void *meeting_of(const fp8bench_args &args) {
 // One kernel, whose blocks meet; the usual case, or of odd sizes.
 cudaError_t launch_by_grid(const fp8bench_args &args, Fit fit, const Choice &choice, const Machine &machine) {
   const Kernels &kernels = kernels_of(args);
-  const Tensor tensor = tensor_of(args, fit, 1);
+  const Tensor tensor = tensor_of(args, fit, kMostUsual); // in one tile: there are none here
   const bool alone = choice.start == index_of(Start::kAlone);
   const auto kernel =
       fit == Fit::kWhole ? kernels.usual_by_grid[alone][choice.kernel] : kernels.odd_by_grid[choice.kernel];
@@ -236,9 +236,10 @@ cudaError_t launch_by_grid(const fp8bench_args &args, Fit fit, const Choice &cho
 }
 
 // One kernel, whose blocks meet and keep some of the tensor in shared memory; the usual case.
-cudaError_t launch_by_ring(const fp8bench_args &args, uint64_t packs, const RingChoice &choice, const Machine &machine) {
+cudaError_t launch_by_ring(const fp8bench_args &args, uint64_t packs, const Choice &choice, const Machine &machine) {
+  const uint64_t steps = divide_up(packs, uint64_t{choice.grid.blocks} * choice.grid.threads);
   return launch(kernels_of(args).by_ring, choice.grid, Stream(args, machine), args.x, args.codes, args.scales,
-                meeting_of(args), packs, choice.steps);
+                meeting_of(args), packs, steps);
 }
 
 // The whole tensor as one segment, which `cluster` blocks hold in registers.
@@ -272,19 +273,17 @@ int quantize_tensor(const fp8bench_args &args, const Machine &machine) {
     const Choice choice = choose_blocks(1, packs, vector, is_usual(args, fit), cluster, machine, forced);
     if (choice.possible) return finish(launch_one_segment(args, fit, choice, machine));
   }
-  const Choice choice = choose_tiles(packs, vectors, machine, forced);
-  if (!choice.possible) return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
   if (!given && args.workspace == nullptr) return refuse(FP8BENCH_BAD_ARGUMENT, "workspace is null");
   const bool usual = is_usual(args, fit), odd = packs > 1 && is_usual(args, fit, Fit::kAnywhere); // one pack is whole
-  if (usual || odd) {
-    const Choice grid = choose_grid(packs, machine, forced);
-    if (forced.cluster == kForcedGrid && !grid.possible)
-      return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
-    if (grid.possible) return finish(launch_by_grid(args, fit, grid, machine));
-  }
+  if (usual || odd)
+    if (const Choice grid = choose_grid(packs, machine, forced); grid.possible)
+      return finish(launch_by_grid(args, fit, grid, machine));
   if (usual)
-    if (const RingChoice ring = choose_ring(packs, machine, forced); ring.possible)
+    if (const Choice ring = choose_ring(packs, machine, forced); ring.possible)
       return finish(launch_by_ring(args, packs, ring, machine));
+  if (forced.cluster == kForcedGrid || forced.cluster == kForcedRing)
+    return refuse(FP8BENCH_UNSUPPORTED, "the forced launch shape does not fit");
+  const Choice choice = choose_tiles(packs, vectors, machine, forced);
   if (usual) return finish(launch_row(args, static_cast<uint32_t>(packs), choice, machine));
   unsigned maxima = 0;
   if (!given)

@@ -98,12 +98,13 @@ static __device__ __forceinline__ bool look_patiently(Meeting<Word> &meeting, ui
   return false;
 }
 
-// A block looks for what others have not shown, and shows it. part_of(block): the largest magnitude of what has a thread
-// of that block with this one's number. Blocks start in order, so the last are missing: the first begin there, each
-// at another one, so that they help each other. The first thread knows the number. Ends with a barrier.
+// A block looks for what others have not shown, and shows it. part_of(block): the largest magnitude of what the thread
+// of that block has with this one's number. Blocks start in order, so the last are missing: the first begin there, each
+// at another one, so that they help each other, at least at first. The first thread knows the number. Ends with a
+// barrier.
 template <class Word, class Part>
-static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint32_t number, uint32_t (&slots)[kMostWarps],
-                                                    const Part &part_of) {
+static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint32_t number,
+                                                    uint32_t (&slots)[kMostWarps], const Part &part_of) {
   __shared__ uint32_t of_first;
   if (threadIdx.x == 0) of_first = number;
   __syncthreads();

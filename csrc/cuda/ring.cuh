@@ -12,17 +12,18 @@ constexpr int kRingAhead = 8;  // of them, how many are on their way at once
 constexpr int kRingBytes = kRingThreads * kRingSlots * 16;
 
 // A thread's packs in shared memory: that of a step has a slot, until kRingSlots steps later another one needs it. They
-// come by themselves, in the order in which they were asked for.
+// come by themselves, and are counted in the order in which they were asked for.
 template <class Pack> struct Ring {
   uint4 *slots; // of this thread, kRingThreads apart
 
-  // The pack of `step` will come from `x`, or none, so that copies can still be counted. once: it is the last time.
-  __device__ __forceinline__ void ask(uint32_t step, const typename Pack::Storage *x, bool there, bool once) {
-    if (there && once) copy_once_to_shared(slot(step), x);
-    if (there && !once) copy_to_shared(slot(step), x);
+  // The pack of `step` will come from `x`, or none, so that copies can still be counted. spare: the L2 need not
+  // keep it.
+  __device__ __forceinline__ void ask(uint32_t step, const typename Pack::Storage *x, bool there, bool spare) {
+    if (there && spare) copy_to_shared_alone(slot(step), x);
+    if (there && !spare) copy_to_shared(slot(step), x);
     close_copies();
   }
-  // The pack of `step`, once it has come: kRingAhead steps after it was asked for.
+  // The pack of `step`, kRingAhead steps after it was asked for; waits until it has come.
   __device__ __forceinline__ Packs<Pack, 1> get(uint32_t step) const {
     wait_for_copies<kRingAhead - 1>();
     const uint4 words = *slot(step);
@@ -41,6 +42,7 @@ private:
 template <class Pack>
 __global__ void __launch_bounds__(kRingThreads, 1)
     quantize_by_ring(const void *x, uint8_t *codes, float *scales, void *memory, uint32_t packs, uint32_t steps) {
+  if constexpr (!kRunsHere<Start::kBehindLoads>) return; // nothing before has so much shared memory
   using Input = typename Pack::Input;
   using Word = MeetingWord<typename Pack::Storage>;
   __shared__ uint32_t slots[kMostWarps];

@@ -149,8 +149,8 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
 }
 
 // A block a segment, or, if kClusters, a cluster of blocks (dynamic scales, compute capability 9.0 and above), each
-// with a share of its packs. The second bound is none for whole packs in the usual case; otherwise ptxas would spill for
-// a second block a multiprocessor where packs are many, and would not save registers for one where they are few.
+// with a share of its packs. The second bound is none for whole packs in the usual case; otherwise ptxas would spill
+// for a second block a multiprocessor where packs are many, and would not save registers for one where they are few.
 template <class Pack, int kPacks, Start kStart, Case kCase, bool kClusters>
 __global__ void __launch_bounds__(1024, kCase == Case::kRows ? 0 : kPacks <= 2 ? kLargestBlocks : 1)
     quantize_by_blocks(const __grid_constant__ Segments all, uint32_t cluster) {

@@ -1,6 +1,6 @@
 // One scale for a tensor that is too large for one cluster. One kernel, where the registers of a block a multiprocessor
-// hold the tensor: quantize_by_grid. Else two: the first writes each block's largest magnitude to the workspace, the
-// second reduces those and quantizes; blocks take tiles: up to `tile` packs of a row.
+// hold the tensor: quantize_by_grid. Else (but see ring.cuh) two: the first writes each block's largest magnitude to
+// the workspace, the second reduces those and quantizes; blocks take tiles: up to `tile` packs of a row.
 #pragma once
 
 #include <type_traits>
@@ -163,8 +163,8 @@ template <int kPacks> constexpr int kGridBlocks = kPacks <= 4 ? 1 : 2;
 // A largest magnitude fits half a word.
 template <class Storage> using MeetingWord = std::conditional_t<sizeof(Storage) == 2, uint32_t, uint64_t>;
 
-// What the blocks agreed on, and how to divide by it, computed once for all warps of a block: a multiprocessor has up to
-// 32, which all come to it at the same time.
+// What the blocks agreed on, and how to divide by it, computed once for all warps of a block: a multiprocessor has up
+// to 32, which all come to it at the same time.
 template <class Division> struct alignas(16) Agreed {
   float scale;
   Division division;
@@ -173,8 +173,8 @@ template <class Division> struct alignas(16) Agreed {
 
 static __device__ __forceinline__ bool speaks() { return threadIdx.x < kWarp; } // the warp that meets other blocks
 
-// All blocks of the grid agree: `largest` is that of this one, part_of(block) as in show_missing(). `agreed` and `slots`
-// are shared memory.
+// All blocks of the grid agree: `largest` is that of this one, part_of(block) as in show_missing(). `agreed` and
+// `slots` are shared memory.
 template <class Input, class Word, class Division, class Part>
 static __device__ __forceinline__ Agreed<Division> agree(Meeting<Word> &meeting, uint32_t number, uint32_t largest,
                                                          uint32_t (&slots)[kMostWarps], Agreed<Division> &agreed,
