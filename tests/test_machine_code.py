@@ -33,6 +33,8 @@ DESIGNS = (
     "cast_tiles",
 )
 
+NO_ROOM = [("quantize_by_ring", "89")]  # compiled empty, as a block has too little shared memory there
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -92,10 +94,13 @@ def kernels(request: pytest.FixtureRequest, build: Path) -> tuple[Kernel, ...]:
     return _kernels(build, request.param)
 
 
-def test_every_kernel_is_there(kernels: tuple[Kernel, ...]) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_is_there(build: Path, architecture: str) -> None:
+    kernels = _kernels(build, architecture)
     assert len(kernels) == KERNELS
     for design in DESIGNS:
-        assert any(design in kernel.name for kernel in kernels), design
+        compiled = [kernel for kernel in kernels if design in kernel.name and not kernel.is_empty]
+        assert bool(compiled) == ((design, architecture) not in NO_ROOM), design
 
 
 def test_what_cannot_overlap_is_compiled_once(build: Path) -> None:

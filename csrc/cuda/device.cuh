@@ -168,7 +168,7 @@ static __device__ __forceinline__ void copy_to_shared(uint4 *shared, const void 
 }
 
 // The same, and the L2 need not keep it.
-static __device__ __forceinline__ void copy_to_shared_alone(uint4 *shared, const void *x) {
+static __device__ __forceinline__ void copy_to_shared_sparing_cache(uint4 *shared, const void *x) {
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   uint64_t first;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));

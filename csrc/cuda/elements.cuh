@@ -162,17 +162,17 @@ struct Scale {
 };
 
 // Which of a thread's packs there are: the bound of packs in a piece of memory, which begins with the first of them.
-struct Bound {
-  static constexpr bool kStreamed = false; // codes
+struct AnyBound {
+  static constexpr bool kStreamed = false; // whether caches need not keep codes
 };
-struct Below : Bound { // those below `count`; in place of the others are zeros, which change no maximum
+struct Below : AnyBound { // those below `count`; in place of the others are zeros, which change no maximum
   static constexpr uint32_t head = 0;
   uint32_t count;
   __device__ __forceinline__ Below(uint32_t count) : count(count) {}
   __device__ __forceinline__ bool has(uint32_t first, uint32_t step) const { return first + step < count; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return first + step; }
 };
-struct UpTo : Bound { // in place of those beyond `last` is `last` again: nobody asks, and the same is written again
+struct UpTo : AnyBound { // in place of those beyond `last` is `last` again: nobody asks, and the same is written again
   static constexpr uint32_t head = 0;
   uint32_t last;
   __device__ __forceinline__ UpTo(uint32_t last) : last(last) {}
@@ -183,7 +183,7 @@ struct UpToStreamed : UpTo {
   static constexpr bool kStreamed = true;
   using UpTo::UpTo;
 };
-struct All : Bound { // a thread has all its packs
+struct All : AnyBound { // a thread has all its packs
   __device__ __forceinline__ All(uint32_t) {}
   __device__ __forceinline__ bool has(uint32_t, uint32_t) const { return true; }
   __device__ __forceinline__ size_t at(uint32_t first, uint32_t step) const { return size_t{first} + step; }
@@ -250,7 +250,7 @@ template <class Pack, int kPacks> struct Packs {
 // than a pack are left over, in a pack that neighbours share: each is one thread's, which touches nothing else.
 
 // What a thread takes of those left over: element `mine`, or none. The bound of its one pack of a `Single`.
-struct Edge : Bound {
+struct Edge : AnyBound {
   bool there;
   size_t mine;
   __device__ __forceinline__ Edge(bool there, size_t mine) : there(there), mine(mine) {}

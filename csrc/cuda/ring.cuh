@@ -19,7 +19,7 @@ template <class Pack> struct Ring {
   // The pack of `step` will come from `x`, or none, so that copies can still be counted. spare: the L2 need not
   // keep it.
   __device__ __forceinline__ void ask(uint32_t step, const typename Pack::Storage *x, bool there, bool spare) {
-    if (there && spare) copy_to_shared_alone(slot(step), x);
+    if (there && spare) copy_to_shared_sparing_cache(slot(step), x);
     if (there && !spare) copy_to_shared(slot(step), x);
     close_copies();
   }

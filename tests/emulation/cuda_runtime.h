@@ -136,7 +136,7 @@ inline uint4 *dynamic_shared_memory() {
   return memory;
 }
 inline void copy_to_shared(uint4 *shared, const void *x) { memcpy(shared, x, sizeof *shared); }
-inline void copy_to_shared_alone(uint4 *shared, const void *x) { copy_to_shared(shared, x); }
+inline void copy_to_shared_sparing_cache(uint4 *shared, const void *x) { copy_to_shared(shared, x); }
 inline void close_copies() {}
 template <int kUnderWay> void wait_for_copies() {}
 inline uint32_t clock_of_multiprocessor() {
