@@ -65,10 +65,11 @@ def layer_agrees() -> list[bool]:
 def check_launches_of_large_inputs(backend: Backend) -> dict[str, str]:
     """What the checks say when small inputs get what the launch tables have for the largest."""
     module = sys.modules[type(backend).__module__]
-    for table in ("ROWS", "COLUMNS", "TENSOR_MAX", "TENSOR_QUANTIZE"):
-        setattr(module, table, getattr(module, table)[-1:])
-    module.LONGER = tuple((most, table[-1:]) for most, table in module.LONGER)
-    module.MOST_PARTIALS = 2  # few programs share many chunks
+    fields = ("rows", "columns", "largest", "quantize")
+    last = {name: getattr(module.ALONE, name)[-1:] for name in fields}
+    longer = tuple((most, table[-1:]) for most, table in module.ALONE.longer)
+    few = ((module.EVERY, 2),)  # programs share many chunks
+    module.ALONE = module.ALONE._replace(longer=longer, most_partials=few, **last)
     found = {}
     for case in (
         "group-128-row/bfloat16/9x256",

@@ -74,7 +74,7 @@ def test_the_script_tells_what_dependent_launch_gives(monkeypatch: pytest.Monkey
         for regime in ("hot", "cold")
     ]
     lines = list(latency.summary(rows, list(times)))
-    assert " ".join(lines[1].split()) == "per-tensor cuda 1.000 / 1.000 1.800 / 1.800 1.200 / 1.200"
+    assert " ".join(lines[1].split()) == "per-tensor cuda 1.000 / 1.000 1.800 / 1.800 1.000 / 1.000 1.200 / 1.200"
     assert [line.rpartition(" ")[2] for line in lines[-2:]] == ["0.500", "0.900"]
 
 

@@ -16,7 +16,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fp8bench import reference
+from fp8bench.backends import _triton_kernels as kernels
 from fp8bench.backends import triton as backend
+from fp8bench.backends._triton_kernels import Start
 from fp8bench.spec import Case
 
 HERE = Path(__file__).parent
@@ -46,6 +48,7 @@ CASES = [
     "per-tensor-ue8m0/bfloat16/19x896",
     "per-tensor-static/bfloat16/5x4000",
 ]
+TABLES = {"alone": backend.ALONE, "overlapping": backend.OVERLAPPING}
 TOO_LARGE = "per-token/bfloat16/1024x7168"
 
 
@@ -71,7 +74,7 @@ def test_interpreted_kernels_are_bit_exact(case: str, interpreted: tuple) -> Non
     [(64, 16, False, 1, 16), (12_000, 1, False, 2, 1), (20_000, 1, False, 3, 1), (40_000, 1, True, 4, 1)],
 )
 def test_interpreted_cases_reach_every_plan(length: int, lines: int, loop: bool, chunks: int, rows: int) -> None:
-    plan = backend.plan_segments(length, lines, 1, 2, True)
+    plan = backend.plan_segments(length, lines, 1, 2, True, backend.ALONE)
     assert (plan.loop, plan.chunks, plan.rows) == (loop, chunks, rows)
 
 
@@ -112,8 +115,9 @@ def test_without_a_gpu_or_the_interpreter_it_says_so() -> None:
 @pytest.mark.parametrize("lines", [1, 3, 1000])
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("dense", [True, False])
-def test_plans_cover_every_element(length: int, lines: int, itemsize: int, dense: bool) -> None:
-    plan = backend.plan_segments(length, lines, 2, itemsize, dense)
+@pytest.mark.parametrize("tables", TABLES)
+def test_plans_cover_every_element(length: int, lines: int, itemsize: int, dense: bool, tables: str) -> None:
+    plan = backend.plan_segments(length, lines, 2, itemsize, dense, TABLES[tables])
     vector = backend.VECTOR_BYTES // itemsize
     assert plan.width & (plan.width - 1) == 0
     assert plan.rows & (plan.rows - 1) == 0
@@ -121,17 +125,27 @@ def test_plans_cover_every_element(length: int, lines: int, itemsize: int, dense
     assert plan.rows * plan.width == 32 * plan.warps * vector or plan.warps == 1  # a vector a thread and chunk
     assert plan.loop or (plan.chunks - 1) * plan.width < length <= plan.chunks * plan.width
     assert plan.chunks * vector <= 32 or plan.warps <= 8  # elements a thread, and no spills
+    assert (plan.start == Start.ALONE) == (tables == "alone")
 
 
-SEGMENT_TABLES = [backend.ROWS, backend.COLUMNS, *(table for _, table in backend.LONGER), backend.LONGER]
+def tables_of(tables: backend.Tables) -> list[tuple]:
+    longer = [table for _, table in tables.longer]
+    return [tables.rows, tables.columns, *longer, tables.largest, tables.quantize]
 
 
-@pytest.mark.parametrize("table", [*SEGMENT_TABLES, backend.TENSOR_MAX, backend.TENSOR_QUANTIZE])
-def test_tables_are_in_order_and_end_nowhere(table: tuple) -> None:
-    sizes = [most for most, _ in table]
-    assert sizes == sorted(set(sizes))
-    assert backend.look_up(table, 1 << 60) == table[-1][1]
-    assert backend.look_up(table, 1) == table[0][1]
+@pytest.mark.parametrize("tables", TABLES)
+def test_tables_are_in_order_and_end_nowhere(tables: str) -> None:
+    for table in (*tables_of(TABLES[tables]), TABLES[tables].longer, TABLES[tables].most_partials):
+        sizes = [most for most, _ in table]
+        assert sizes == sorted(set(sizes))
+        assert backend.look_up(table, 1 << 60) == table[-1][1]
+        assert backend.look_up(table, 1) == table[0][1]
+
+
+@pytest.mark.parametrize("tables", TABLES)
+def test_all_launches_of_a_table_overlap_or_none(tables: str) -> None:
+    starts = {launch.start for table in tables_of(TABLES[tables]) for _, launch in table}
+    assert starts == {Start.ALONE} if tables == "alone" else Start.ALONE not in starts
 
 
 # ---- machine code ------------------------------------------------------------------------------------------------
@@ -166,8 +180,11 @@ def compiled(kernel: object, types: dict[str, str], constants: dict[str, object]
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": warps}).asm
 
 
-def segment_code(length: int, lines: int, dtype: str, dense: bool, target: int, pairs: bool = False) -> dict:
-    plan = backend.plan_segments(length, lines, 1, 4 if dtype == "float32" else 2, dense)
+def segment_code(
+    length: int, lines: int, dtype: str, dense: bool, target: int, pairs: bool = False, start: Start = Start.ALONE
+) -> dict:
+    tables = backend.ALONE if start == Start.ALONE else backend.OVERLAPPING
+    plan = backend.plan_segments(length, lines, 1, 4 if dtype == "float32" else 2, dense, tables)
     constants = {
         "LENGTH": length,
         "ROWS": plan.rows,
@@ -181,9 +198,10 @@ def segment_code(length: int, lines: int, dtype: str, dense: bool, target: int, 
         "STATIC": False,
         "HAS_UB": False,
         "UE8M0": False,
+        "START": int(start),
     }
     types = {"x": DTYPES[dtype], **SEGMENT_TYPES}
-    return compiled(backend._segments_kernel, types, constants, plan.warps, target)
+    return compiled(kernels.segments_kernel, types, constants, plan.warps, target)
 
 
 def resources(cubin: bytes, folder: Path) -> str:
@@ -194,13 +212,20 @@ def resources(cubin: bytes, folder: Path) -> str:
     return subprocess.run([tool, "--dump-resource-usage", str(file)], capture_output=True, text=True, check=True).stdout
 
 
-def instructions(cubin: bytes, folder: Path) -> set[str]:
-    """Of the machine code, without operands."""
+def instructions(cubin: bytes, folder: Path) -> list[str]:
+    """Of the machine code, in its order, without operands."""
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
     tool = triton.knobs.nvidia.nvdisasm.path
     listed = subprocess.run([tool, str(file)], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)", listed, re.MULTILINE))
+    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][A-Z0-9_.]*)", listed, re.MULTILINE)
+
+
+def places(code: dict, folder: Path) -> dict[str, list[int]]:
+    """Where the machine code waits for its predecessor, lets its successor start, loads and stores."""
+    kinds = {"wait": "ACQBULK", "successor": "PREEXIT", "load": "LDG", "store": "STG"}
+    names = instructions(code["cubin"], folder)
+    return {kind: [at for at, name in enumerate(names) if name.startswith(of)] for kind, of in kinds.items()}
 
 
 def assert_good_code(code: dict, folder: Path, quantizes: bool = True) -> None:
@@ -256,16 +281,56 @@ class TestMachineCode:
         used = instructions(code["cubin"], tmp_path)
         assert not [name for name in used if name.startswith(("BAR", "STS", "LDS"))]
 
-    @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_QUANTIZE], ids=str)
-    def test_tensor(self, launch: backend.Launch, tmp_path: Path) -> None:
-        block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "PARTIALS": launch.warps * 32}
-        constants = {**block, "DENSE": True, "EVEN": True, "STATIC": False, "UE8M0": False}
-        code = compiled(backend._tensor_quantize_kernel, {"x": "*bf16", **TENSOR_TYPES}, constants, launch.warps, 90)
+    @pytest.mark.parametrize("target", [90, 100])
+    @pytest.mark.parametrize("start", [Start.AT_ONCE, Start.BEHIND_LOADS], ids=str)
+    @pytest.mark.parametrize(("length", "lines"), [(64, 1 << 6), (128, 1 << 20), (7168, 1 << 9), (131072, 1)])
+    def test_what_overlaps_waits_before_it_touches_memory(
+        self, target: int, start: Start, length: int, lines: int, tmp_path: Path
+    ) -> None:
+        code = segment_code(length, lines, "bfloat16", True, target, start=start)
         assert_good_code(code, tmp_path)
+        at = places(code, tmp_path)
+        assert len(at["wait"]) == 1
+        assert at["wait"][0] < min(at["load"] + at["store"])
+        if start == Start.AT_ONCE:
+            assert at["successor"][0] < at["wait"][0]
+        else:
+            assert all(place > at["wait"][0] for place in at["successor"])
 
-    @pytest.mark.parametrize("launch", [launch for _, launch in backend.TENSOR_MAX], ids=str)
-    def test_tensor_max(self, launch: backend.Launch, tmp_path: Path) -> None:
+    def test_what_is_alone_neither_waits_nor_starts_anything(self, tmp_path: Path) -> None:
+        at = places(segment_code(64, 1 << 6, "bfloat16", True, 90), tmp_path)
+        assert at["wait"] == at["successor"] == []
+
+    @pytest.mark.parametrize("tables", TABLES)
+    def test_tensor(self, tables: str, tmp_path: Path) -> None:
+        for _, launch in TABLES[tables].quantize:
+            block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "PARTIALS": launch.warps * 32}
+            constants = {
+                **block,
+                "DENSE": True,
+                "EVEN": True,
+                "STATIC": False,
+                "UE8M0": False,
+                "START": int(launch.start),
+            }
+            types = {"x": "*bf16", **TENSOR_TYPES}
+            code = compiled(kernels.tensor_quantize_kernel, types, constants, launch.warps, 90)
+            assert_good_code(code, tmp_path)
+            at = places(code, tmp_path)
+            assert len(at["wait"]) == (launch.start != Start.ALONE)
+            for wait in at["wait"]:  # only x is loaded before
+                assert [load < wait for load in at["load"]] == [True] * launch.vectors + [False]
+                assert all(store > wait for store in at["store"])
+
+    @pytest.mark.parametrize("tables", TABLES)
+    def test_largest_of_a_tensor(self, tables: str, tmp_path: Path) -> None:
         types = {"x": "*bf16", "partials": "*i32", "hidden": "i32", "x_stride": "i32", "total": "i32"}
-        constants = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "STEPS": 2, "DENSE": True, "EVEN": True}
-        code = compiled(backend._tensor_max_kernel, types, constants, launch.warps, 90)
-        assert_good_code(code, tmp_path, quantizes=False)
+        for _, launch in TABLES[tables].largest:
+            block = {"BLOCK": launch.warps * 32 * 8, "CHUNKS": launch.vectors, "STEPS": 2}
+            constants = {**block, "DENSE": True, "EVEN": True, "START": int(launch.start)}
+            code = compiled(kernels.tensor_max_kernel, types, constants, launch.warps, 90)
+            assert_good_code(code, tmp_path, quantizes=False)
+            at = places(code, tmp_path)
+            assert len(at["wait"]) == (launch.start != Start.ALONE)
+            for wait in at["wait"]:  # and the second kernel, which loads x at once, starts when x is complete
+                assert wait < min(at["successor"] + at["load"] + at["store"])

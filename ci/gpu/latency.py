@@ -25,11 +25,12 @@ from native import NO_PDL, Kernels
 from torch import Tensor
 
 from fp8bench import backends, tensors
+from fp8bench.backends.triton import TritonBackend
 from fp8bench.spec import Case, Scheme
 from fp8bench.timing import Clock, clock_for
 
-VARIANTS = ("cuda", "cuda-no-pdl", "triton", "floor", "torch")
-DEFAULT = "cuda,cuda-no-pdl,triton,floor"
+VARIANTS = ("cuda", "cuda-no-pdl", "triton", "triton-no-pdl", "floor", "torch")
+DEFAULT = "cuda,cuda-no-pdl,floor,triton,triton-no-pdl"
 COLUMNS = ("variant", "family", "tokens", "hidden", "regime", "chained_us", "isolated_us")
 CHAINED_BLOCKS, ISOLATED_QUADS = 6, 4
 # Small and large first: a run that is out of time has something of everything.
@@ -71,6 +72,8 @@ def _options() -> argparse.Namespace:
 
 def bind_of(variant: str, build: Path) -> Bind:
     """What binds a call of a variant to buffers."""
+    if variant == "triton-no-pdl":
+        return TritonBackend(overlaps=False).bind
     if variant in ("triton", "torch"):
         return backends.load(variant, native.ROOT / "fp8bench").bind
     if variant == "floor":
@@ -91,14 +94,12 @@ def measure(binds: dict[str, Bind], clock: Clock, deadline: float) -> Iterator[R
 
 
 def measure_case(binds: dict[str, Bind], clock: Clock, case: Case, regime: str) -> Iterator[Row]:
-    """Every variant on the same buffers; the floor with the per-tensor family only."""
+    """Every variant on the same buffers, the floor too: where they lie sways it."""
     cold, scheme = regime == "cold", case.scheme
     x = torch.randn(case.tokens, case.hidden, device="cuda").bfloat16()
     inputs = [x, *(x.clone() for _ in range(clock.sets_for(case.bytes_moved, cold=cold) - 1))]
     buffers = [(entry, *tensors.poisoned_outputs(case, "cuda")) for entry in inputs]
     for variant, bind in binds.items():
-        if variant == "floor" and not scheme.group_shape.is_per_tensor():
-            continue
         calls = [bind(scheme, *entry) for entry in buffers]
         chained = statistics.median(clock.measure(calls, CHAINED_BLOCKS, cold=cold))
         isolated = statistics.median(clock.isolated(calls, ISOLATED_QUADS, cold=cold))
@@ -110,20 +111,20 @@ def measure_case(binds: dict[str, Bind], clock: Clock, case: Case, regime: str) 
 
 
 def summary(rows: list[Row], variants: list[str]) -> Iterator[str]:
-    yield f"{'geometric means, us, hot / cold':32} {'chained':>15} {'isolated':>15}   isolated over isolated floor"
-    floors = {(row["tokens"], row["hidden"], row["regime"]): row["isolated_us"] for row in _of(rows, "floor")}
+    titles = ("chained, us", "isolated, us", "chained / floor", "isolated / floor")
+    yield f"{'geometric means, hot / cold':32} " + " ".join(f"{title:>17}" for title in titles)
     for family in speed.FAMILIES:
+        floors = {(row["tokens"], row["hidden"], row["regime"]): row for row in _of(rows, "floor", family)}
         for variant in variants:
-            if mine := [row for row in _of(rows, variant) if row["family"] == family]:
-                yield (
-                    f"{family:14} {variant:17} {_pair(mine, 'chained_us'):>15} {_pair(mine, 'isolated_us'):>15}   "
-                    + (_over(mine, floors) if floors else "")
-                )
+            if mine := _of(rows, variant, family):
+                times = [_pair(mine, column) for column in ("chained_us", "isolated_us")]
+                ratios = [_over(mine, floors, column) for column in ("chained_us", "isolated_us")] if floors else []
+                yield f"{family:14} {variant:17} " + " ".join(f"{pair:>17}" for pair in (*times, *ratios))
     yield from _gains(rows)
 
 
-def _of(rows: list[Row], variant: str) -> list[Row]:
-    return [row for row in rows if row["variant"] == variant]
+def _of(rows: list[Row], variant: str, family: str | None = None) -> list[Row]:
+    return [row for row in rows if row["variant"] == variant and family in (None, row["family"])]
 
 
 def _pair(rows: list[Row], column: str) -> str:
@@ -132,29 +133,30 @@ def _pair(rows: list[Row], column: str) -> str:
     )
 
 
-def _over(rows: list[Row], floors: dict[tuple[object, object, object], object]) -> str:
+def _over(rows: list[Row], floors: dict[tuple[object, object, object], Row], column: str) -> str:
     ratios = [
         {
             **row,
-            "ratio": float(str(row["isolated_us"])) / float(str(floors[row["tokens"], row["hidden"], row["regime"]])),
+            column: float(str(row[column])) / float(str(floors[row["tokens"], row["hidden"], row["regime"]][column])),
         }
         for row in rows
     ]
-    return _pair(ratios, "ratio")
+    return _pair(ratios, column)
 
 
 def _gains(rows: list[Row]) -> Iterator[str]:
     """What dependent launch gives: time with it over time without, by kind of measurement."""
     keys = ("family", "tokens", "hidden", "regime")
-    without = {tuple(row[key] for key in keys): row for row in _of(rows, "cuda-no-pdl")}
-    pairs = [(row, without[key]) for row in _of(rows, "cuda") if (key := tuple(row[k] for k in keys)) in without]
-    for column, meaning in (
-        ("chained_us", "behind itself"),
-        ("isolated_us", "behind a kernel that knows nothing of it"),
-    ):
-        if pairs:
-            gain = _mean(float(str(ours[column])) / float(str(theirs[column])) for ours, theirs in pairs)
-            yield f"time with dependent launch over time without, {meaning}: {gain:.3f}"
+    for variant in ("cuda", "triton"):
+        without = {tuple(row[key] for key in keys): row for row in _of(rows, f"{variant}-no-pdl")}
+        pairs = [(row, without[key]) for row in _of(rows, variant) if (key := tuple(row[k] for k in keys)) in without]
+        for column, meaning in (
+            ("chained_us", "behind itself"),
+            ("isolated_us", "behind a kernel that knows nothing of it"),
+        ):
+            if pairs:
+                gain = _mean(float(str(ours[column])) / float(str(theirs[column])) for ours, theirs in pairs)
+                yield f"{variant}, time with dependent launch over time without, {meaning}: {gain:.3f}"
 
 
 def _mean(values: Iterable[object]) -> float:
