@@ -17,8 +17,9 @@ from fp8bench import builds, config, paths, resources, toolchain
 from fp8bench.errors import ToolchainError
 
 ARCHITECTURES = ("89", "90", "100")
-KERNELS = 405  # 135 for each dtype
-EMPTY = 3 * (2 * 23 + 7 + 4 + 1)  # before sm_90: two of the three starts of 23 kernels, one of the two of 11, the ring
+KERNELS = 417  # 135 for each dtype, and 6 for each of 16 bits
+# Before sm_90: two of the three starts of 23 kernels, one of the two of 11, the ring, and those that fetch.
+EMPTY = 3 * (2 * 23 + 7 + 4 + 1) + 12
 DESIGNS = (
     "quantize_usual_by_lanes",
     "quantize_by_lanes",

@@ -51,12 +51,13 @@ static __device__ __forceinline__ void let_successor_start() {
 
 // Where a kernel does so. kAtOnce is before the wait, so a successor that reads anything before its own wait must not
 // follow. kAlone is for launches without the attribute: nowhere, and without a wait, which costs even if it has nothing
-// to wait for. A parameter of the template, not of the launch: a choice at run time stands before the loads.
-enum class Start { kAtOnce, kBehindLoads, kAlone };
-constexpr int kStarts = 3;
+// to wait for. kFetching is kAtOnce, and before the wait the first blocks fetch what they will load into the L2. A
+// parameter of the template, not of the launch: a choice at run time stands before the loads.
+enum class Start { kAtOnce, kBehindLoads, kAlone, kFetching };
+constexpr int kStarts = 3; // of all kernels; few are kFetching
 
 template <Start kChosen, Start kHere> static __device__ __forceinline__ void let_successor_start_at() {
-  if constexpr (kChosen == kHere) let_successor_start();
+  if constexpr (kHere == (kChosen == Start::kFetching ? Start::kAtOnce : kChosen)) let_successor_start();
 }
 
 // Before compute capability 9.0 nothing overlaps and all are alone: kernels of the other starts are compiled empty.
@@ -148,6 +149,13 @@ static __device__ __forceinline__ void look_at_some(const uint64_t *words, uint6
 
 static __device__ __forceinline__ void fetch_to_cache(const void *memory) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(memory));
+}
+
+// The same of `bytes` bytes, a multiple of 16, from a boundary of 16 on; compute capability 9.0 and above.
+static __device__ __forceinline__ void fetch_to_cache(const void *memory, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(memory), "r"(bytes));
+#endif
 }
 
 static __device__ __forceinline__ uint32_t clock_of_multiprocessor() { // cycles

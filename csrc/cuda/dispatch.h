@@ -29,7 +29,8 @@ constexpr ByLanes kByLanes[] = {
     {56, 16, 256, Start::kBehindLoads, Start::kBehindLoads},
     {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {256, 16, 256, Start::kBehindLoads, Start::kAtOnce},
-    {kBeyond, 16, 256, Start::kAtOnce, Start::kAtOnce},
+    {1536, 16, 256, Start::kAtOnce, Start::kAtOnce},
+    {kBeyond, 16, 256, Start::kFetching, Start::kFetching}, // larger than the L2: whoever wrote x, its beginning is old
 };
 constexpr ByLanes kWordsByLanes[] = {
     {16, 8, 128, Start::kAtOnce, Start::kAtOnce},
@@ -200,6 +201,7 @@ struct Choice {
   Grid grid{};
   int start = 0;     // index of the Start
   int held = 0;      // by lanes: index into kLaneElements
+  unsigned fetching = 0; // by lanes: blocks that fetch before they wait, or layers of them
   Case usual = Case::kAny;
 };
 
@@ -292,7 +294,9 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
     grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);
   }
   const Start start = log == kWarpLanes ? Start::kBehindLoads : column_major ? row.columns : row.rows;
-  return {true, log, grid, choose_start(start, forced), held, which};
+  const uint64_t at_once = divide_up(machine.threads, grid.threads); // blocks that the machine holds
+  const auto fetching = static_cast<unsigned>(grid.layers > 1 ? divide_up(at_once, grid.blocks) : at_once);
+  return {true, log, grid, choose_start(start, forced), held, fetching, which};
 }
 
 // How many packs a thread of a block holds, of `segments` segments of `packs` packs of `vector` elements, or 1. Each

@@ -17,6 +17,7 @@ constexpr int kFloorVectors[] = {1, 2, 4, 8};
 constexpr int kLoopVectors = 4;               // of kernels that loop
 constexpr int kFewestLanes = 2, kMostLanes = 4; // logarithms: of a segment in the usual case,
 constexpr int kWarpLanes = 5;                   // if it is not a warp
+constexpr int kFetchingHeld = 1;                // index into kLaneElements: of kernels for large inputs
 constexpr int kUsualCases = 3;                  // kRows, kColumns, kColumnPairs: alone, and short segments
 
 constexpr int index_of(Start start) { return static_cast<int>(start); }
@@ -35,6 +36,7 @@ struct Kernels {
 
   // The usual case, with vectors.
   BySegments usual_by_lanes[kStarts][kUsualCases][2][kMostLanes + 1]; // ...; kLaneElements; logarithm of lanes
+  BySegments fetching_by_lanes[2][kMostLanes + 1]; // kRows, kColumns; logarithm of lanes; kFetchingHeld, 16 bits each
   BySegments usual_by_warps[kStarts][3];                              // ...; kLaneElements
   ByBlocks usual_by_blocks[kStarts][2][4];                            // ...; clusters of blocks; kBlockVectors
   ByBlocks odd_by_blocks[2][4];                       // start at once, behind the loads; kBlockVectors
@@ -64,6 +66,12 @@ template <class Pack, Start kStart, Case kCase, int kLog> constexpr void add_usu
 template <class Pack, Start kStart, Case kCase> constexpr void add_all_usual_lanes(Kernels &all) {
   add_usual_lanes<Pack, kStart, kCase, 2>(all), add_usual_lanes<Pack, kStart, kCase, 3>(all);
   add_usual_lanes<Pack, kStart, kCase, 4>(all);
+}
+
+template <class Pack, int kLog> constexpr void add_fetching_lanes(Kernels &all) {
+  constexpr int kPacks = kLaneElements[kFetchingHeld] / Pack::kElements;
+  all.fetching_by_lanes[0][kLog] = quantize_usual_by_lanes<Pack, 1 << kLog, kPacks, Start::kFetching, Case::kRows>;
+  all.fetching_by_lanes[1][kLog] = quantize_usual_by_lanes<Pack, 1 << kLog, kPacks, Start::kFetching, Case::kColumns>;
 }
 
 template <class Pack, Start kStart, int kHeld> constexpr void add_usual_warps(Kernels &all) {
@@ -119,6 +127,8 @@ template <class Input> constexpr Kernels kernels_for() {
   add_usual_segments<V, Start::kAlone>(all);
   add_usual_lanes<V, Start::kAlone, Case::kColumnPairs, 2>(all);
   add_usual_lanes<V, Start::kAlone, Case::kColumnPairs, 3>(all);
+  if constexpr (sizeof(typename V::Storage) == 2)
+    add_fetching_lanes<V, 2>(all), add_fetching_lanes<V, 3>(all), add_fetching_lanes<V, 4>(all);
   add_row<V, 0>(all), add_row<V, 1>(all), add_row<V, 2>(all);
   add_grid<V, 0>(all), add_grid<V, 1>(all), add_grid<V, 2>(all), add_grid<V, 3>(all);
   all.by_ring = quantize_by_ring<V>;

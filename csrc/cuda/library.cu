@@ -104,11 +104,15 @@ Kernels::BySegments kernel_by_lanes(const Choice &choice, Fit fit, const Kernels
   if (choice.usual == Case::kAny && fit == Fit::kSingles) return kernels.by_lanes_singly[choice.kernel];
   if (choice.usual == Case::kAny) return kernels.by_lanes[choice.held][choice.kernel];
   if (choice.kernel == kWarpLanes) return kernels.usual_by_warps[choice.start][choice.held];
-  return kernels.usual_by_lanes[choice.start][index_of(choice.usual)][choice.held][choice.kernel];
+  const int usual = index_of(choice.usual);
+  const bool fetching = choice.start == index_of(Start::kFetching);
+  if (fetching && choice.held == kFetchingHeld) return kernels.fetching_by_lanes[usual][choice.kernel];
+  const int start = fetching ? index_of(Start::kAtOnce) : choice.start;
+  return kernels.usual_by_lanes[start][usual][choice.held][choice.kernel];
 }
 
 cudaError_t launch_by_lanes(Segments all, const Choice &choice, Fit fit, const Kernels &kernels, const Stream &stream) {
-  all.teams = choice.grid.threads >> choice.kernel;
+  all.teams = choice.grid.threads >> choice.kernel, all.fetching = choice.fetching;
   return launch(kernel_by_lanes(choice, fit, kernels), choice.grid, stream, all);
 }
 

@@ -130,7 +130,7 @@ template <class Word> Word look_at(const Word *word) { return *word; }
 template <class Word, size_t kWords> void look_at_some(const Word *words, Word (&seen)[kWords]) {
   std::copy(words, words + kWords, seen);
 }
-inline void fetch_to_cache(const void *) {}
+inline void fetch_to_cache(const void *, uint32_t = 0) {}
 inline uint4 *dynamic_shared_memory() {
   static uint4 memory[1 << 14];
   return memory;
