@@ -129,7 +129,7 @@ def time_case(
         x = tensors.random_input(case, device, SEED)
         inputs = [x, *(x.clone() for _ in range(clock.sets_for(case.bytes_moved, cold=cold) - 1))]
         calls = [backend.bind(case.scheme, entry, *tensors.poisoned_outputs(case, device)) for entry in inputs]
-        seconds = (clock.isolated if isolated else clock.measure)(calls, blocks, cold=cold)
+        seconds = clock.isolated([calls], blocks, cold=cold)[0] if isolated else clock.measure(calls, blocks, cold=cold)
     return Timing(median(seconds) * 1e6, max(seconds) * 1e6, min(seconds) * 1e6)
 
 

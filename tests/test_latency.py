@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import ClassVar
 
@@ -47,8 +48,8 @@ def test_on_a_cpu_a_call_is_isolated_anyway(cpu_clock: Clock, monkeypatch: pytes
 
     monkeypatch.setattr(cpu_clock, "measure", measure)
     calls: list[Call] = [int]
-    assert cpu_clock.isolated(calls, 3, cold=True) == [1.0] * 3
-    assert seen == [(calls, True)]
+    assert cpu_clock.isolated([calls, calls], 3, cold=True) == [[1.0] * 3] * 2
+    assert seen == [(calls, True)] * 2
 
 
 SMALL = ["bench", "--device", "cpu", "--hidden-sizes", "128", "--batch-sizes", "1", "--group-sizes", "-1"]
@@ -85,8 +86,8 @@ class TestOnAGpu:
     def test_a_call_of_known_length(self) -> None:
         """A kernel that spins for a given time, isolated, takes that time; twice the call, twice the time."""
         clock = clock_for("cuda")
-        one = min(clock.isolated([lambda: torch.cuda._sleep(self.CYCLES)], 4))
-        two = min(clock.isolated([lambda: torch.cuda._sleep(2 * self.CYCLES)], 4))
+        arms = [[partial(torch.cuda._sleep, cycles)] for cycles in (self.CYCLES, 2 * self.CYCLES)]
+        one, two = map(min, clock.isolated(arms, 4))
         assert one < two < 2.2 * one
 
     @pytest.mark.parametrize("cold", [False, True])
@@ -101,4 +102,4 @@ class TestOnAGpu:
         sets = clock.sets_for(case.bytes_moved, cold=cold)
         inputs = [tensors.random_input(case, "cuda", seed) for seed in range(sets)]
         calls = [own_backend("cuda").bind(case.scheme, x, *tensors.poisoned_outputs(case, "cuda")) for x in inputs]
-        assert median(clock.isolated(calls, 9, cold=cold)) > 0.9 * median(clock.measure(calls, 9, cold=cold))
+        assert median(clock.isolated([calls], 9, cold=cold)[0]) > 0.9 * median(clock.measure(calls, 9, cold=cold))

@@ -32,7 +32,7 @@ from fp8bench.timing import Clock, clock_for
 VARIANTS = ("cuda", "cuda-no-pdl", "triton", "triton-no-pdl", "floor", "torch")
 DEFAULT = "cuda,cuda-no-pdl,floor,triton,triton-no-pdl"
 COLUMNS = ("variant", "family", "tokens", "hidden", "regime", "chained_us", "isolated_us")
-CHAINED_BLOCKS, ISOLATED_QUADS = 6, 4
+QUADS = 3
 # Small and large first: a run that is out of time has something of everything.
 GRID = sorted(speed.GRID, key=lambda size: (size[0] not in (16, 1024), size[1] not in (2048, 7168), size))
 
@@ -94,16 +94,20 @@ def measure(binds: dict[str, Bind], clock: Clock, deadline: float) -> Iterator[R
 
 
 def measure_case(binds: dict[str, Bind], clock: Clock, case: Case, regime: str) -> Iterator[Row]:
-    """Every variant on the same buffers, the floor too: where they lie sways it."""
+    """All variants in turns, on the same buffers.
+
+    So ratios are sound whatever the state of the device, which makes up to 0.2 us of a launch (docs/measurement.md).
+    """
     cold, scheme = regime == "cold", case.scheme
     x = torch.randn(case.tokens, case.hidden, device="cuda").bfloat16()
     inputs = [x, *(x.clone() for _ in range(clock.sets_for(case.bytes_moved, cold=cold) - 1))]
     buffers = [(entry, *tensors.poisoned_outputs(case, "cuda")) for entry in inputs]
-    for variant, bind in binds.items():
-        calls = [bind(scheme, *entry) for entry in buffers]
-        chained = statistics.median(clock.measure(calls, CHAINED_BLOCKS, cold=cold))
-        isolated = statistics.median(clock.isolated(calls, ISOLATED_QUADS, cold=cold))
-        values = (variant, scheme.name, case.tokens, case.hidden, regime, chained * 1e6, isolated * 1e6)
+    arms = [[bind(scheme, *entry) for entry in buffers] for bind in binds.values()]
+    blocks = clock.quads(arms, QUADS, cold=cold)
+    chained = [statistics.median(b.seconds for b in blocks if b.arm == arm) for arm in range(len(arms))]
+    isolated = map(statistics.median, clock.isolated(arms, QUADS, cold=cold))
+    for variant, *seconds in zip(binds, chained, isolated, strict=True):
+        values = (variant, scheme.name, case.tokens, case.hidden, regime, *(each * 1e6 for each in seconds))
         yield dict(zip(COLUMNS, values, strict=True))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ SIZES = {  # columns of the tuning table: elements above, up to
 BUFFER_BYTES = 200 << 20
 FLUSH_BYTES = 512 << 20
 REPLAYS = 10
+SETTLE_S = 4.0
 GRAPH_US = 300.0  # aimed length of a graph
 BANDWIDTH = 3e6  # bytes a microsecond: a guess that sets the number of calls in a graph
 
@@ -175,6 +177,7 @@ def _group_shapes() -> dict[str, int]:
 def time_grid(kernels: Kernels, out: Path, dtype: torch.dtype, grid: tuple[tuple[int, int], ...] = GRID) -> str:
     """Times the floor, and every family with and without overlap of its neighbours; a row a cell, and the means."""
     flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    _settle(kernels, flush)
     rows: list[dict[str, object]] = []
     name = str(dtype).removeprefix("torch.")
     with (out / f"times-{name}.csv").open("w", newline="") as file:
@@ -189,11 +192,18 @@ def time_grid(kernels: Kernels, out: Path, dtype: torch.dtype, grid: tuple[tuple
     return _table(rows)
 
 
+def _settle(kernels: Kernels, flush: Tensor) -> None:
+    """Work for a while: launches take 0.1 us less in the first seconds of some processes (docs/measurement.md)."""
+    clock, until = Clock(Shape(512, 4096, torch.bfloat16), flush), time.monotonic() + SETTLE_S
+    while time.monotonic() < until:
+        clock.time(bind_family(kernels, "per-token", 0), "hot")
+
+
 def _time_shape(kernels: Kernels, shape: Shape, flush: Tensor) -> Iterator[dict[str, object]]:
     """The floor's fastest variant is timed again before and after each family, whose floor is the mean of the two.
 
-    A clock rate that changes within a cell, as it does in the first seconds of a run, would else count for or against
-    whoever is timed later; and the fastest of many variants is also the luckiest.
+    What launches take may change within a cell, which would else count for or against whoever is timed later; and the
+    fastest of many variants is also the luckiest.
     """
     clock = Clock(shape, flush)
     for regime in REGIMES:

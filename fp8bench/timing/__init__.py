@@ -4,7 +4,7 @@ clock = clock_for("cuda")
 sets = clock.sets_for(bytes_per_set, cold=True)       # make that many buffer sets, bind a callable to each
 blocks = clock.quads([baseline_calls, candidate_calls], quads=10, cold=True)
 seconds = clock.measure(calls, cold=True)             # one arm: seconds a call, a block each
-seconds = clock.isolated(calls, cold=True)            # one arm: seconds a call that overlaps no other, a quad each
+seconds = clock.isolated([calls, others], cold=True)  # of each arm: seconds a call that overlaps no other, a quad each
 """
 
 from __future__ import annotations

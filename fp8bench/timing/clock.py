@@ -118,13 +118,13 @@ class Clock(ABC):
         """Seconds a call of one arm, once for each of `blocks` blocks."""
         return self._time(Job([_sets(arm, cold)], [(number, 0, 0) for number in range(blocks)], cold))[1]
 
-    def isolated(self, arm: Sequence[Call], quads: int = 10, *, cold: bool = False) -> list[float]:
-        """Seconds that one call takes by itself, between calls of something else; one value a quad.
+    def isolated(self, arms: Sequence[Sequence[Call]], quads: int = 10, *, cold: bool = False) -> list[list[float]]:
+        """Seconds that one call of each arm takes by itself, between calls of something else; one value a quad.
 
         `measure` chains calls of one kind, which a GPU lets overlap each other. Where calls cannot overlap, as on a
         CPU, both are the same.
         """
-        return self.measure(arm, quads, cold=cold)
+        return [self.measure(arm, quads, cold=cold) for arm in arms]
 
     def _calls(self, seconds_per_call: float, sets: int, cold: bool) -> int:
         calls = plan.calls_per_block(seconds_per_call, self.block_s, *self.calls_range)

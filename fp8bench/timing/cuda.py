@@ -129,17 +129,17 @@ class CudaGraphClock(Clock):
                 arm[0]()
         self._stream.synchronize()
 
-    def isolated(self, arm: Sequence[Call], quads: int = 10, *, cold: bool = False) -> list[float]:
-        """Seconds that one call adds to a chain of another kernel.
+    def isolated(self, arms: Sequence[Sequence[Call]], quads: int = 10, *, cold: bool = False) -> list[list[float]]:
+        """Seconds that one call of each arm adds to a chain of another kernel.
 
         That kernel spins on one multiprocessor, touches no memory and knows nothing of dependent launches: a call
         starts when it has ended and it starts when the call has ended. So nothing of the call overlaps anything, and
         one launch from kernel to kernel is part of the result. Blocks of pairs and of that kernel alone alternate.
         """
-        pairs = [partial(_behind_separator, call) for call in arm]
-        blocks = self.quads([pairs, [_separate] * len(pairs)], quads, cold=cold)
-        each = [[(block.quad, block.seconds) for block in blocks if block.arm == number] for number in (0, 1)]
-        return plan.by_difference(*each)
+        pairs = [[partial(_behind_separator, call) for call in arm] for arm in arms]
+        blocks = self.quads([*pairs, [_separate] * len(pairs[0])], quads, cold=cold)
+        *each, alone = ([(b.quad, b.seconds) for b in blocks if b.arm == number] for number in range(len(arms) + 1))
+        return [plan.by_difference(times, alone) for times in each]
 
     def _probe(self, arms: Sequence[torch.cuda.CUDAGraph], job: Job) -> float:
         """Seconds a call of the slowest arm, roughly; arms: a graph of PROBE_CALLS calls each."""
