@@ -20,7 +20,7 @@ import native
 import speed
 import torch
 
-SECTIONS = ("check", "places", "patterns", "order", "grid", "large", "odd", "tune", "fp16", "fp32")
+SECTIONS = ("check", "places", "waits", "patterns", "order", "grid", "large", "odd", "tune", "fp16", "fp32")
 DEFAULT = "check,patterns,order,grid,large,odd"
 MOST_PRINTED = 12  # failures a section
 
@@ -70,6 +70,8 @@ def _section(name: str, kernels: native.Kernels, out: Path, tell: Callable[[str]
         return _judge(_check_trials(kernels, correctness.trials()), tell)
     if name == "places":  # of `check`, what is worth running under memcheck
         return _judge(_check_trials(kernels, correctness.odd_places()), tell)
+    if name == "waits":  # of `check`, what racecheck is for
+        return _judge(_check_trials(kernels, correctness.waits()), tell)
     if name == "patterns":
         return _judge(correctness.check_all_patterns(kernels), tell)
     if name == "order":

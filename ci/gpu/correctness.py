@@ -164,6 +164,19 @@ def trials() -> Iterator[Trial]:
     yield from _odd_sizes()
     yield from _launch_shapes()
     yield from _grid()
+    yield from waits()
+    for scheme in ("group-64-row", "group-64-col", "group-128-row", "group-128-col"):
+        yield Trial(scheme, BF16, 3700, 7168)  # larger than the L2: blocks fetch before they wait
+
+
+def waits() -> Iterator[Trial]:
+    """Blocks that wait for each other: clusters of 8 and 16, meetings, the ring. Small enough for racecheck."""
+    for tokens, hidden in ((16, 896), (16, 7168), (128, 2048), (512, 7168), (1024, 8192), (2048, 8192)):
+        for flags in (0, NO_PDL):
+            yield Trial("per-tensor", BF16, tokens, hidden, flags=flags)
+    for tokens, hidden in ((1, 7168), (4, 8192)):
+        yield Trial("per-token", BF16, tokens, hidden)
+    yield Trial("per-tensor", FP32, 128, 2048)
 
 
 def _odd_sizes() -> Iterator[Trial]:
