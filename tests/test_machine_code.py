@@ -151,6 +151,12 @@ def test_every_kernel_waits_for_its_predecessor(build: Path) -> None:
             assert kernel.has("ACQBULK") != kernel.is_alone, kernel.name
 
 
+def test_those_that_fetch_do(build: Path) -> None:
+    for architecture in ("90", "100"):
+        for kernel in _kernels(build, architecture):
+            assert kernel.has("UBLKPF") == ("StartE3" in kernel.name), kernel.name
+
+
 def test_nothing_divides_the_slow_way(build: Path) -> None:
     """Division has a slow path that is called; nothing here calls anything."""
     for architecture in ("90", "100"):

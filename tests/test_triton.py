@@ -140,6 +140,7 @@ def test_tables_are_in_order_and_end_nowhere(tables: str) -> None:
         assert sizes == sorted(set(sizes))
         assert backend.look_up(table, 1 << 60) == table[-1][1]
         assert backend.look_up(table, 1) == table[0][1]
+    assert max(most for _, most in TABLES[tables].most_partials) <= backend.MOST_PARTIALS
 
 
 @pytest.mark.parametrize("tables", TABLES)
@@ -181,7 +182,14 @@ def compiled(kernel: object, types: dict[str, str], constants: dict[str, object]
 
 
 def segment_code(
-    length: int, lines: int, dtype: str, dense: bool, target: int, pairs: bool = False, start: Start = Start.ALONE
+    length: int,
+    lines: int,
+    dtype: str,
+    dense: bool,
+    target: int,
+    pairs: bool = False,
+    start: Start = Start.ALONE,
+    **others: bool,
 ) -> dict:
     tables = backend.ALONE if start == Start.ALONE else backend.OVERLAPPING
     plan = backend.plan_segments(length, lines, 1, 4 if dtype == "float32" else 2, dense, tables)
@@ -199,6 +207,7 @@ def segment_code(
         "HAS_UB": False,
         "UE8M0": False,
         "START": int(start),
+        **others,
     }
     types = {"x": DTYPES[dtype], **SEGMENT_TYPES}
     return compiled(kernels.segments_kernel, types, constants, plan.warps, target)
@@ -294,8 +303,25 @@ class TestMachineCode:
         assert at["wait"][0] < min(at["load"] + at["store"])
         if start == Start.AT_ONCE:
             assert at["successor"][0] < at["wait"][0]
+        elif length < 40_000:  # read once
+            assert max(at["load"]) < at["successor"][0] < min(at["store"])
         else:
-            assert all(place > at["wait"][0] for place in at["successor"])
+            assert at["successor"] == []
+
+    @pytest.mark.parametrize("others", [{"STATIC": True}, {"HAS_UB": True}, {"EVEN": False}, {"FAR": True}], ids=str)
+    @pytest.mark.parametrize("dense", [True, False], ids=["row", "column"])
+    def test_options_do_not_come_before_the_wait(self, others: dict[str, bool], dense: bool, tmp_path: Path) -> None:
+        at = places(segment_code(64, 1 << 10, "bfloat16", dense, 90, start=Start.AT_ONCE, **others), tmp_path)
+        assert len(at["wait"]) == 1
+        assert at["wait"][0] < min(at["load"] + at["store"])
+
+    def test_a_tensor_with_a_given_scale_waits_first(self, tmp_path: Path) -> None:
+        constants = {"BLOCK": 2048, "CHUNKS": 1, "PARTIALS": 256, "DENSE": True, "EVEN": True}
+        constants |= {"STATIC": True, "UE8M0": False, "START": int(Start.BEHIND_LOADS)}
+        types = {"x": "*bf16", **TENSOR_TYPES}
+        at = places(compiled(kernels.tensor_quantize_kernel, types, constants, 8, 90), tmp_path)
+        assert len(at["wait"]) == 1
+        assert at["wait"][0] < min(at["load"] + at["store"])
 
     def test_what_is_alone_neither_waits_nor_starts_anything(self, tmp_path: Path) -> None:
         at = places(segment_code(64, 1 << 6, "bfloat16", True, 90), tmp_path)
@@ -317,7 +343,7 @@ class TestMachineCode:
             code = compiled(kernels.tensor_quantize_kernel, types, constants, launch.warps, 90)
             assert_good_code(code, tmp_path)
             at = places(code, tmp_path)
-            assert len(at["wait"]) == (launch.start != Start.ALONE)
+            assert len(at["wait"]) == len(at["successor"]) == (launch.start != Start.ALONE)
             for wait in at["wait"]:  # only x is loaded before
                 assert [load < wait for load in at["load"]] == [True] * launch.vectors + [False]
                 assert all(store > wait for store in at["store"])
@@ -331,6 +357,6 @@ class TestMachineCode:
             code = compiled(kernels.tensor_max_kernel, types, constants, launch.warps, 90)
             assert_good_code(code, tmp_path, quantizes=False)
             at = places(code, tmp_path)
-            assert len(at["wait"]) == (launch.start != Start.ALONE)
+            assert len(at["wait"]) == len(at["successor"]) == (launch.start != Start.ALONE)
             for wait in at["wait"]:  # and the second kernel, which loads x at once, starts when x is complete
                 assert wait < min(at["successor"] + at["load"] + at["store"])

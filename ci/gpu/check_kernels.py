@@ -9,6 +9,7 @@ come; the exit code is 1 if anything was wrong.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 import traceback
@@ -75,7 +76,8 @@ def _section(name: str, kernels: native.Kernels, out: Path, tell: Callable[[str]
     if name == "patterns":
         return _judge(correctness.check_all_patterns(kernels), tell)
     if name == "order":
-        return _judge(correctness.check_order(kernels), tell)
+        chains = itertools.chain(correctness.check_order(kernels), correctness.check_fetching(kernels))
+        return _judge(chains, tell)
     tables: dict[str, Callable[[], str]] = {
         "grid": lambda: speed.time_grid(kernels, out, torch.bfloat16),
         "fp16": lambda: speed.time_grid(kernels, out, torch.float16, speed.GRID[::4]),

@@ -166,7 +166,7 @@ def trials() -> Iterator[Trial]:
     yield from _grid()
     yield from waits()
     for scheme in ("group-64-row", "group-64-col", "group-128-row", "group-128-col"):
-        yield Trial(scheme, BF16, 3700, 7168)  # larger than the L2: blocks fetch before they wait
+        yield Trial(scheme, BF16, 4096, 7168)  # larger than the L2: blocks fetch before they wait
 
 
 def waits() -> Iterator[Trial]:
@@ -336,6 +336,33 @@ def check_order(kernels: Kernels) -> Iterator[tuple[str, str | None]]:
     for name in ("per-tensor", "per-token", "group-64-row", "group-128-col"):
         for tokens, hidden in ((1, 4096), (16, 8192), (128, 4096), (1024, 8192)):
             yield f"chain of {name} {tokens}x{hidden}", _chain(kernels, Scheme.parse(name), tokens, hidden)
+
+
+def check_fetching(kernels: Kernels) -> Iterator[tuple[str, str | None]]:
+    """A call reads what the one before wrote, also where it fetches before it waits; against calls that do neither."""
+    for name in ("group-64-row", "group-64-col", "group-128-row", "group-128-col"):
+        yield f"large chain of {name}", _large_chain(kernels, Scheme.parse(name), 8192, 7168)
+
+
+def _large_chain(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int) -> str | None:
+    sources = [torch.randn(tokens, hidden, device="cuda").bfloat16() for _ in range(2)]
+    x = torch.empty_like(sources[0])
+    first, first_scales = _outputs(scheme, tokens, hidden)
+    second, second_scales = _outputs(scheme, tokens, hidden // 2)
+    found = []
+    for flags in (0, NO_PDL):
+        one = kernels.bind(scheme, x, first, first_scales, flags=flags)
+        two = kernels.bind(scheme, first.view(torch.bfloat16), second, second_scales, flags=flags)
+        for index in range(6):
+            x.copy_(sources[index % 2])
+            one()
+            two()
+            found.append([first.clone(), second.clone(), second_scales.clone()])
+        torch.cuda.synchronize()
+    for index, (got, wanted) in enumerate(zip(found[:6], found[6:], strict=True)):
+        if not all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(got, wanted, strict=True)):
+            return f"results differ in step {index}"
+    return None
 
 
 def _chain(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int) -> str | None:

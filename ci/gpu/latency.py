@@ -1,6 +1,6 @@
 """Chained throughput and isolated latency of every cell of the reference grid, beside each other.
 
-    python ci/gpu/latency.py --out DIR [--build DIR] [--variants cuda,cuda-no-pdl,triton,floor] [--seconds 55]
+    python ci/gpu/latency.py --out DIR [--build DIR] [--variants cuda,triton-no-pdl,floor,...] [--seconds 55]
 
 Chained: calls of one kind behind each other, which programmatic dependent launch lets overlap. Isolated: what one call
 adds to a chain of another kernel that knows nothing of dependent launches (fp8bench/timing/cuda.py says how), so cuda

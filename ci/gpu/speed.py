@@ -193,7 +193,7 @@ def time_grid(kernels: Kernels, out: Path, dtype: torch.dtype, grid: tuple[tuple
 
 
 def _settle(kernels: Kernels, flush: Tensor) -> None:
-    """Work for a while: launches take 0.1 us less in the first seconds of some processes (docs/measurement.md)."""
+    """Work for a while: launches take one of two times (docs/measurement.md), at first the shorter one."""
     clock, until = Clock(Shape(512, 4096, torch.bfloat16), flush), time.monotonic() + SETTLE_S
     while time.monotonic() < until:
         clock.time(bind_family(kernels, "per-token", 0), "hot")

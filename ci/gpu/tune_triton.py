@@ -1,6 +1,6 @@
 """Launch shapes of the Triton kernels on the GPU of this machine: which are right, and which are fastest where.
 
-    python ci/gpu/tune_triton.py --out DIR [--build DIR] [--families F,...] [--seconds 95]
+    python ci/gpu/tune_triton.py --out DIR [--build DIR] [--families F,...] [--alone] [--seconds 95]
 
 Every family and shape of the reference grid is timed with the backend's own tables and with each candidate for calls
 that overlap their neighbours (--alone: for those that do not), hot and cold, beside the floor (a cast by the CUDA
@@ -54,7 +54,7 @@ Row = dict[str, Any]
 class Candidate:
     """A launch shape to try: of segments, or of the two tensor kernels; with neither, the tables' choice.
 
-    pairs: whether columns are taken in pairs; None: as the tables say.
+    pairs: whether columns are taken in pairs; None: as the tables say. alone: it overlaps no other call.
     """
 
     launch: Launch | None = None
@@ -99,8 +99,8 @@ class Candidate:
 
 
 def candidates(family: str, tokens: int, hidden: int, alone: bool) -> Iterator[Candidate]:
-    """The tables' choices first, then what is worth trying in their place."""
-    yield from (Candidate(), Candidate(alone=True))
+    """The tables' choice first, then what is worth trying in their place."""
+    yield Candidate(alone=alone)
     packs = tokens * hidden // 8
     starts = (Start.ALONE,) if alone else (Start.AT_ONCE, Start.BEHIND_LOADS)
     if family == "per-tensor":
@@ -197,18 +197,21 @@ def check(families: list[str], alone: bool) -> Iterator[str]:
                 trial = correctness.Trial(family, torch.bfloat16, tokens, hidden, kind)
                 x = correctness.make_input(trial, generator).bfloat16().cuda()
                 yield from _check_input(family, kind, x, alone)
-    for what, finding in correctness.check_all_patterns(_Adapter()):  # type: ignore[arg-type]
-        if finding:
-            yield f"{what}: {finding}"
+    adapter: Any = Adapter(alone)
+    for findings in (correctness.check_all_patterns(adapter), correctness.check_order(adapter)):
+        yield from (f"{what}: {finding}" for what, finding in findings if finding)
 
 
-class _Adapter:
+class Adapter:
     """The backend, where the checks of the CUDA kernels expect theirs."""
+
+    def __init__(self, alone: bool) -> None:
+        self._backend = backend.TritonBackend(not alone)
 
     def bind(
         self, scheme: Scheme, x: Tensor, codes: Tensor, scales: Tensor, scale: Tensor | None = None
     ) -> Callable[[], object]:
-        return backend.create(Path()).bind(scheme, x, codes.view(torch.float8_e4m3fn), scales, scale)
+        return self._backend.bind(scheme, x, codes.view(torch.float8_e4m3fn), scales, scale)
 
 
 def _check_input(family: str, kind: str, x: Tensor, alone: bool) -> Iterator[str]:
@@ -283,7 +286,7 @@ def report(rows: list[Row], families: list[str], alone: bool) -> Iterator[str]:
     for family in families:
         cells: dict[tuple[int, int], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
         for row in rows:
-            if row["family"] == family and row["launch"].endswith("alone") == alone:
+            if row["family"] == family:
                 cells[row["tokens"], row["hidden"]][row["launch"]][row["regime"]] = row["ratio"]
         best = dict(best_of(cells))
         means = [

@@ -30,7 +30,7 @@ constexpr ByLanes kByLanes[] = {
     {64, 8, 256, Start::kAtOnce, Start::kAtOnce},
     {256, 16, 256, Start::kBehindLoads, Start::kAtOnce},
     {1536, 16, 256, Start::kAtOnce, Start::kAtOnce},
-    {kBeyond, 16, 256, Start::kFetching, Start::kFetching}, // larger than the L2: whoever wrote x, its beginning is old
+    {kBeyond, 16, 256, Start::kFetching, Start::kFetching}, // larger than the L2 of an H200: the beginning of x is old
 };
 constexpr ByLanes kWordsByLanes[] = {
     {16, 8, 128, Start::kAtOnce, Start::kAtOnce},
@@ -201,7 +201,7 @@ struct Choice {
   Grid grid{};
   int start = 0;     // index of the Start
   int held = 0;      // by lanes: index into kLaneElements
-  unsigned fetching = 0; // by lanes: blocks that fetch before they wait, or layers of them
+  unsigned fetching = 0; // by lanes: blocks that fetch before they wait
   Case usual = Case::kAny;
 };
 
@@ -294,8 +294,7 @@ inline Choice choose_lanes(uint64_t tokens, uint64_t groups, uint64_t packs, uns
     grid = choose_lanes_grid(tokens, groups, log, most, column_major, which);
   }
   const Start start = log == kWarpLanes ? Start::kBehindLoads : column_major ? row.columns : row.rows;
-  const uint64_t at_once = divide_up(machine.threads, grid.threads); // blocks that the machine holds
-  const auto fetching = static_cast<unsigned>(grid.layers > 1 ? divide_up(at_once, grid.blocks) : at_once);
+  const auto fetching = static_cast<unsigned>(divide_up(machine.threads, grid.threads)); // what the machine holds
   return {true, log, grid, choose_start(start, forced), held, fetching, which};
 }
 

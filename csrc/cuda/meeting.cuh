@@ -100,8 +100,8 @@ static __device__ __forceinline__ bool look_patiently(Meeting<Word> &meeting, ui
 
 // A block looks for what others have not shown, and shows it. part_of(block): the largest magnitude of what the thread
 // of that block has with this one's number. Blocks start in order, so the last are missing: the first begin there, each
-// at another one, and stay as far apart, so that they help each other. The first thread knows the number. Ends with a
-// barrier.
+// at another one, and then go on in scattered places, so that they help each other. The first thread knows the number.
+// Ends with a barrier.
 template <class Word, class Part>
 static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint32_t number,
                                                     uint32_t (&slots)[kMostWarps], const Part &part_of) {
@@ -123,7 +123,8 @@ static __device__ __forceinline__ void show_missing(Meeting<Word> &meeting, uint
     const uint32_t missing = (begin + gridDim.x - left) % gridDim.x;
     const uint32_t largest = max_of_block<true>(part_of(missing), slots);
     if (threadIdx.x < kWarp) show_largest<Word>(meeting, number, missing, largest);
-    begin = missing + gridDim.x - blockIdx.x;
+    __syncthreads();
+    begin = missing * 37 + blockIdx.x * 73; // anywhere, and elsewhere in each block
   }
 }
 

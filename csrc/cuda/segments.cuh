@@ -31,7 +31,7 @@ struct Segments {
   const float *scale_ub; // or null
   int64_t x_stride;      // elements between tokens
   int64_t scale_stride;  // column-major: between groups; 0: row-major
-  uint32_t fetching;     // blocks, or layers of them, that fetch: those that the machine holds at once
+  uint32_t fetching;     // blocks that fetch: those that the machine holds at once
 };
 
 // What a kernel is compiled for. kAny: everything. The others: the usual case, in which many instructions are spared:
@@ -140,8 +140,7 @@ __global__ void __launch_bounds__(kMostLaneThreads) quantize_usual_by_lanes(cons
   const std::conditional_t<kFull, All, UpTo> bound{all.packs - 1};
   Packs<Pack, kPacks> packs;
   if constexpr (kFull && kStart == Start::kFetching)
-    if (lane == 0 && (kBeside<kCase> > 0 ? blockIdx.y : blockIdx.x) < all.fetching)
-      fetch_to_cache(x, kLanes * sizeof packs);
+    if (lane == 0 && blockIdx.y * gridDim.x + blockIdx.x < all.fetching) fetch_to_cache(x, kLanes * sizeof packs);
   wait_unless_alone<kStart>(x);
   packs.load(x, first, kLanes, bound);
   let_successor_start_at<kStart, Start::kBehindLoads>();

@@ -26,6 +26,8 @@ class Start(IntEnum):
 
     ALONE: nowhere, and it does not wait for its predecessor either. Programmatic dependent launch is explained in
     csrc/cuda/device.cuh; the rules there hold here too, as these kernels and those may follow each other.
+    The first kernel of a tensor does it behind its wait, whatever is asked; the second behind its loads; segments that
+    are read twice at once or at their end.
     """
 
     ALONE = 0
@@ -58,7 +60,7 @@ def _let_successor_start_at(START: tl.constexpr, HERE: tl.constexpr):
 
 @triton.jit
 def _wait_unless_alone(START: tl.constexpr):
-    """Until the predecessor has ended: before any access to memory.
+    """Until the predecessor has ended: before any access to memory that it may write.
 
     The condition is always true. Without it, ptxas puts the addresses of the loads behind the wait.
     """

@@ -53,7 +53,7 @@ VECTOR_BYTES = 16
 LANES = 32
 MOST_WARPS = 32
 MOST_ELEMENTS = 32  # that a thread holds, where its program has MOST_WARPS
-MOST_PARTIALS = 528  # maxima of a tensor
+MOST_PARTIALS = 528  # maxima of a tensor, at most
 
 # Vectors in all of x -> launch, the first row that reaches.
 Table = tuple[tuple[int, Launch], ...]
@@ -282,7 +282,7 @@ def bind_tensor(
     quantize: Launch | None = None,
     most_partials: int | None = None,
 ) -> Launcher:
-    """The launches of the two tensor kernels; `find`, `quantize` and `most_partials` as the tables', to measure.
+    """The launches of the two tensor kernels; with `find`, `quantize` and `most_partials` of its own, to measure.
 
     workspace: for the partial maxima; one of the call's own if None.
     """
