@@ -51,9 +51,9 @@ static __device__ __forceinline__ void let_successor_start() {
 
 // Where a kernel does so. kAtOnce is before the wait, so a successor that reads anything before its own wait must not
 // follow. kAlone is for launches without the attribute: nowhere, and without a wait, which costs even if it has nothing
-// to wait for. kFetching is kAtOnce, and before the wait the first blocks fetch what they will load into the L2: that is
-// no access, it reads nothing, and what the predecessor still writes is written there. A parameter of the template, not
-// of the launch: a choice at run time stands before the loads.
+// to wait for. kFetching is kAtOnce, and before the wait the first blocks fetch what they will load into the L2: that
+// is no access, it reads nothing, and what the predecessor still writes is written there. A parameter of the template,
+// not of the launch: a choice at run time stands before the loads.
 enum class Start { kAtOnce, kBehindLoads, kAlone, kFetching };
 constexpr int kStarts = 3; // of all kernels; few are kFetching
 

@@ -65,14 +65,6 @@ class CudaGraphClock(Clock):
         """Evict everything from the L2 cache by reading; writing would leave dirty lines to be paid for later."""
         torch.sum(self._flush_buffer, dim=0, out=self._flush_sink)
 
-    def _settle(self) -> None:
-        """What a flush does to the device beside evicting: launches take one of two times, and behind it always one."""
-        torch.sum(self._little, dim=0, out=self._flush_sink)
-
-    @cached_property
-    def _little(self) -> torch.Tensor:
-        return torch.zeros(1024, device="cuda")
-
     def _ramp_up(self) -> None:
         end = time.perf_counter() + RAMP_UP_S
         while time.perf_counter() < end:
@@ -118,8 +110,6 @@ class CudaGraphClock(Clock):
                     job.before()
                 if job.cold:
                     self._flush()
-                else:
-                    self._settle()
                 start.record()
                 made[number].launch(self._stream.cuda_stream)
                 end.record()
