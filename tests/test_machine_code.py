@@ -107,8 +107,8 @@ def test_every_kernel_is_there(build: Path, architecture: str) -> None:
 def test_what_cannot_overlap_is_compiled_once(build: Path) -> None:
     """Kernels of the usual case have three starts; before sm_90 two of them would be the third once more.
 
-    Those of odd sizes and of the whole grid have two; the ring needs more shared memory than there was. From then on
-    none is empty.
+    Those of odd sizes and of the whole grid have two; those that fetch, and the ring, which needs more shared memory
+    than there was, begin with it. From then on none is empty.
     """
     assert sum(kernel.is_empty for kernel in _kernels(build, "89")) == EMPTY
     assert not any(kernel.is_empty for name in ("90", "100") for kernel in _kernels(build, name))
