@@ -3,6 +3,7 @@
 // and dependent launch; what it shows is that every element is read, reduced and written where it should.
 #pragma once
 
+#include <setjmp.h>
 #include <stdint.h>
 #include <string.h>
 #include <ucontext.h>
@@ -54,44 +55,56 @@ struct Barrier {
   unsigned come = 0, passed = 0;
 };
 
-inline ucontext_t scheduler, fibers[kThreads];
+inline jmp_buf scheduler, fibers[kThreads]; // where each goes on
 inline std::vector<char> stacks(size_t{kThreads} * kStack);
+inline unsigned started; // fibers: each runs a thread of block after block
 inline bool ended[kThreads];
 inline Barrier block, warps[kThreads / kWarp];
 inline uint32_t exchanged[kThreads];
 inline const std::function<void()> *kernel;
 
+// From one context to another by jumps, as swapcontext asks the system for the signals each time.
+inline void go(jmp_buf &from, jmp_buf &to) {
+  if (!_setjmp(from)) _longjmp(to, 1);
+}
+
 inline void wait(Barrier &barrier, unsigned threads) {
   const unsigned passed = barrier.passed, thread = threadIdx.x;
   if (++barrier.come == threads) barrier.come = 0, ++barrier.passed;
-  while (barrier.passed == passed) swapcontext(&fibers[thread], &scheduler);
+  while (barrier.passed == passed) go(fibers[thread], scheduler);
 }
 
 inline void wait_for_warp() { wait(warps[threadIdx.x / kWarp], kWarp); }
 
-inline void run_thread() {
-  (*kernel)();
-  ended[threadIdx.x] = true;
+inline void run_threads() {
+  const unsigned thread = threadIdx.x;
+  for (;;) {
+    (*kernel)();
+    ended[thread] = true;
+    go(fibers[thread], scheduler);
+  }
 }
 
-inline void start_thread(unsigned thread) {
-  ended[thread] = false;
-  getcontext(&fibers[thread]);
-  fibers[thread].uc_stack.ss_sp = &stacks[size_t{thread} * kStack];
-  fibers[thread].uc_stack.ss_size = kStack;
-  fibers[thread].uc_link = &scheduler;
-  makecontext(&fibers[thread], run_thread, 0);
+// On a stack of its own, up to its first wait.
+inline void start_fiber(unsigned thread) {
+  static ucontext_t fiber;
+  getcontext(&fiber);
+  fiber.uc_stack.ss_sp = &stacks[size_t{thread} * kStack];
+  fiber.uc_stack.ss_size = kStack;
+  makecontext(&fiber, run_threads, 0);
+  if (!_setjmp(scheduler)) setcontext(&fiber);
 }
 
 inline void run_block(const std::function<void()> &body) {
   kernel = &body;
-  for (unsigned thread = 0; thread < blockDim.x; ++thread) start_thread(thread);
+  std::fill_n(ended, blockDim.x, false);
   for (bool running = true; running;) {
     running = false;
     for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) {
       if (ended[threadIdx.x]) continue;
       running = true;
-      swapcontext(&scheduler, &fibers[threadIdx.x]);
+      if (threadIdx.x == started) start_fiber(started++);
+      else go(scheduler, fibers[threadIdx.x]);
     }
   }
 }
