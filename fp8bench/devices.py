@@ -1,22 +1,23 @@
 """One night a device at a time: a lock that every night of this machine takes while it checks or times on a GPU.
 
 Pools of a scheduler keep its own nights apart; the lock also keeps apart nights of several schedulers, homes and users,
-and those started by hand. It ends with the process that holds it, however that ends. Nights in containers that share a
-GPU see each other's locks when they share the directory of temporary files.
+and those started by hand: it is named by the GPU's UUID, whatever a night calls the GPU, and lies where all of them
+look. It ends with the process that holds it, however that ends. Nights in containers that share a GPU see each other's
+locks when they share `/tmp`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import WorkerError
 
+LOCKS = Path("/tmp")  # noqa: S108 not $TMPDIR, which differs between users and sessions of a machine
 _LOOK_S = 0.5
 
 
@@ -30,8 +31,35 @@ def lock_file(device: str, index: int, home: Path) -> Path:
     """A GPU's lock is the machine's; a CPU has room for several nights, so that only those of a home wait."""
     if device != "cuda":
         return home / ".cpu.lock"
-    name = "".join(character if character.isalnum() or character in "-_" else "-" for character in visible_gpu(index))
-    return Path(tempfile.gettempdir()) / f"fp8bench-gpu-{name}.lock"
+    gpu = _identity(visible_gpu(index), _uuids())
+    name = "".join(character if character.isalnum() or character in "-_" else "-" for character in gpu)
+    return LOCKS / f"fp8bench-gpu-{name}.lock"
+
+
+def _identity(gpu: str, uuids: Sequence[str]) -> str:
+    """The UUID of what CUDA_VISIBLE_DEVICES calls `gpu`, a number or the beginning of a UUID; else the name itself."""
+    if gpu.isdecimal():
+        return dict(enumerate(uuids)).get(int(gpu)) or gpu
+    found = [uuid for uuid in uuids if uuid.startswith(gpu)]
+    return found[0] if len(found) == 1 else gpu
+
+
+def _uuids() -> list[str]:
+    """Of the machine's GPUs as NVML counts them, "" of one that does not answer; nothing where there is no NVML."""
+    import pynvml
+
+    found: list[str] = []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return found
+    with suppress(pynvml.NVMLError):
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            found.append("")
+            with suppress(pynvml.NVMLError):
+                found[index] = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))
+    pynvml.nvmlShutdown()
+    return found
 
 
 @contextmanager
@@ -58,7 +86,9 @@ def _open(path: Path) -> int:
         try:
             return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
-            return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            os.fchmod(descriptor, 0o644)  # whatever the umask: to lock it, others must be able to read it
+            return descriptor
     except OSError as error:
         raise WorkerError(f"cannot open {path}, the lock of the device: {error.strerror}. Remove it.") from None
 

@@ -34,6 +34,7 @@ from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
 from fp8bench.records import CheckStatus
 from fp8bench.rundir import RunDir
 from fp8bench.spec import Case
+from fp8bench.supervisor.process import Worker
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries, in processes that are killed
 
@@ -74,6 +75,18 @@ def settings(tmp_path: Path) -> Config:
 
 
 # ---- killed -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_killed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are started ahead are left twice; at the second time their number may be another group's."""
+    killed: list[int] = []
+    kill = os.killpg
+    monkeypatch.setattr(os, "killpg", lambda group, signal: (killed.append(group), kill(group, signal)))
+    with Worker("/bin/sleep", None, {}, tmp_path / "log", 5, 5) as worker:
+        with worker:
+            pass
+        assert worker._process.returncode is not None
+    assert killed == [worker._process.pid]
 
 
 def _tell(run_dir: Path, config: Config, last_write: int | None) -> None:

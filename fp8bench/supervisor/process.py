@@ -54,6 +54,7 @@ def worker_environment(
         env["CUDA_VISIBLE_DEVICES"] = ""
     elif gpu_index is not None:
         env["CUDA_VISIBLE_DEVICES"] = visible_gpu(gpu_index)
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # a number means the GPU that NVML means, and that `devices` locks
     env.pop("TRITON_INTERPRET", None)
     return env | ({"TRITON_INTERPRET": "1"} if interpret else {})
 
@@ -133,11 +134,13 @@ class Worker:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the worker and everything it started."""
+        """Kill the worker and everything it started, once: later its number may be that of another process group."""
+        assert self._process.stdout is not None
+        if self._process.stdout.closed:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        assert self._process.stdout is not None
         self._process.stdout.close()
 
     def _lines(self) -> Iterator[bytes | None]:
