@@ -89,7 +89,8 @@ class Ledger(Document):
 
     causes: tuple[Standing, ...] = ()
     digest_week: str = ""  # ISO week of the last weekly digest, e.g. 2026-W12
-    shifts: dict[str, datetime] = Field(default_factory=dict)  # device and shift -> when a night last saw it
+    shifts: dict[str, datetime] = Field(default_factory=dict)  # device, shift and family -> when a night last saw it
+    shift_sizes: dict[str, float] = Field(default_factory=dict)  # likewise -> log-ratio that was told last
 
     def find(self, cause: str, device: str) -> Standing | None:
         return next((entry for entry in self.causes if (entry.id, entry.device) == (cause, device)), None)
@@ -200,7 +201,7 @@ def cleared(ledger: Ledger, verdicts: Verdicts, device: str, run_id: str) -> lis
     gone = []
     for entry in ledger.causes:
         asked = entry.is_open or entry.recovered == run_id
-        if not asked or entry.device != device or entry.id in accused or verdicts.exit_code == 3:
+        if not asked or entry.device != device or entry.id in accused or verdicts.is_invalid:
             continue
         if entry.accused:
             fine = all(found.get(cell) in CLEARED for cell in entry.accused)

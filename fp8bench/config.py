@@ -122,6 +122,8 @@ class VerdictSettings(Section):
     # How far the baseline build may be from its recorded times, in the median over a family: one kernel differed by
     # 4.5% between machines of one model and by 3.6% between processes, so less is nobody's news.
     shift_cuda: float = Field(default=0.06, ge=0)
+    # Whole devices launch hot calls at one of two speeds, 0.18 us apart (H200), which lasts: less is nobody's news.
+    shift_least_us: float = Field(default=0.25, ge=0)
     # A CPU's clock and neighbours change from day to day.
     shift_cpu: float = Field(default=0.25, ge=0)
 

@@ -138,7 +138,9 @@ def _gpu_state(description: dict[str, Any], state: dict[str, Any]) -> Finding:
     if clock is None:
         return warning(f"{found}; its clocks cannot be read", "install nvidia-ml-py, or throttling goes unseen")
     found += f"; now {clock:.0f} MHz, {state['temperature_c'] or 0:.0f} °C, {state['power_w'] or 0:.0f} W"
-    if throttle := state.get("throttle"):
+    if (throttle := state.get("throttle")) is None:
+        return warning(f"{found}; what holds its clocks down cannot be read", "throttling goes unseen: see to NVML")
+    if throttle:
         return warning(f"{found}, held down by {', '.join(throttle)}", "see to cooling, power and other users of it")
     return ok(found)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from . import brief
 from .errors import RunDirError
-from .records import Prepared, Verdict, Verdicts
+from .records import Prepared, Verdicts
 from .rundir import RunDir
+
+NIGHTS_REMEMBERED = 14  # in which a cause that was quiet in between is still known
 
 
 def nights(runs_dir: Path, like: Prepared, same_line: bool = True) -> Iterator[tuple[Prepared, RunDir]]:
@@ -36,9 +39,18 @@ def previous(runs_dir: Path, tonight: Prepared) -> tuple[Prepared, Verdicts] | N
     """The newest earlier night that is valid; an invalid one neither accused nor cleared."""
     for prepared, run in nights(runs_dir, tonight):
         found = judged(run)
-        if found is not None and found.verdict is not Verdict.INVALID and found.exit_code != 3:
+        if found is not None and not found.is_invalid:
             return prepared, found
     return None
+
+
+def against_the_same(runs_dir: Path, tonight: Prepared) -> Iterator[Verdicts]:
+    """The last valid earlier nights that compared with the same baseline, newest first; read as they are asked for."""
+    alike = (run for prepared, run in nights(runs_dir, tonight) if prepared.baseline.sha == tonight.baseline.sha)
+    for run in islice(alike, NIGHTS_REMEMBERED):
+        found = judged(run)
+        if found is not None and not found.is_invalid:
+            yield found
 
 
 def recorded_times(runs_dir: Path, tonight: Prepared) -> dict[str, float]:
@@ -48,11 +60,7 @@ def recorded_times(runs_dir: Path, tonight: Prepared) -> dict[str, float]:
     """
     for prepared, run in nights(runs_dir, tonight, same_line=False):
         found = judged(run) if prepared.run_id == tonight.baseline_run else None
-        if (
-            found is not None
-            and found.verdict is not Verdict.INVALID
-            and prepared.candidate.sha == tonight.baseline.sha
-        ):
+        if found is not None and not found.is_invalid and prepared.candidate.sha == tonight.baseline.sha:
             return {cell.cell: cell.candidate_us for cell in found.cells if cell.candidate_us}
     return {}
 

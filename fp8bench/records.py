@@ -175,6 +175,9 @@ class CheckReport(Document):
 SAMPLE_COLUMNS = ("launch", "cell", "quad", "position", "role", "calls", "seconds", "phase")
 
 
+FAILURES_TO_GIVE_UP = 2  # launches that a cell spoils: one may be the machine's doing, another says it is the cell's
+
+
 class LaunchFailure(Record):
     launch: int
     cell: str  # "" when the launch failed before its first cell
@@ -190,7 +193,8 @@ class DeviceState(Record):
     clock_mhz: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
-    throttle: tuple[str, ...] = ()  # reasons of that moment; "held_down" after a launch: for much of the launch
+    # Reasons of that moment, and "held_down" after a launch: for much of the launch. None: nobody could look.
+    throttle: tuple[str, ...] | None = None
     held_s: float | None = None  # counts up: how long power or heat held down the clocks, or others took the cores
     load: float | None = None  # 1-minute load average of the machine
     at: float | None = None  # seconds of a clock that starts with the machine
@@ -204,6 +208,8 @@ class TimingReport(Document):
     phase: Literal["screen", "confirm"] = "screen"
     quads: int = 0  # that were timed; 0 where nobody counted
     dropped: int = 0  # of these, whose blocks disagreed with each other
+    # cell -> quads dropped for what the baseline's blocks did, and for what the candidate's did
+    disturbed: dict[str, tuple[int, int]] = Field(default_factory=dict)
     failures: tuple[LaunchFailure, ...] = ()
     states: tuple[DeviceState, ...] = ()
     seconds: float = 0.0
@@ -229,7 +235,7 @@ class Verdict(StrEnum):
     """In order of how loudly they are told."""
 
     WRONG = "WRONG"
-    CRASHED = "CRASHED"  # also: hung
+    CRASHED = "CRASHED"  # also: hung, raised an error
     NOT_BUILT = "NOT_BUILT"
     REGRESSED = "REGRESSED"
     INVALID = "INVALID"
@@ -401,6 +407,7 @@ class Verdicts(Document):
     verdict: Verdict  # of the night
     exit_code: ExitCode
     sentence: str
+    invalid: str = ""  # why the machine cannot be believed; whatever is louder stands beside it
     cells: tuple[CellVerdict, ...]
     families: tuple[FamilyVerdict, ...]
     speedups: tuple[Speedup, ...]
@@ -414,6 +421,11 @@ class Verdicts(Document):
     arm: ArmResult | None = None  # None: the night had no A/A arm
     mde: dict[str, float] = Field(default_factory=dict)  # median over cells, by backend/regime (log-ratio)
     calibrated: Calibrated | None = None  # None: nobody has calibrated this kind of device
+
+    @property
+    def is_invalid(self) -> bool:
+        """Whether nothing that was timed may be believed; nights of before `invalid` say it by their verdict."""
+        return bool(self.invalid) or self.verdict is Verdict.INVALID or self.exit_code == 3
 
 
 # ---- log, alert ---------------------------------------------------------------------------------------------

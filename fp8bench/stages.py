@@ -368,7 +368,8 @@ def _continued(found: records.Verdicts, prepared: Prepared, nights: Path) -> rec
     if prepared.planted or (before := earlier.previous(nights, prepared)) is None:
         return found
     same_baseline = before[0].baseline.sha == prepared.baseline.sha
-    return verdicts.continued(found, before[1], before[0].run_id, same_baseline)
+    older = earlier.against_the_same(nights, prepared)
+    return verdicts.continued(found, before[1], before[0].run_id, same_baseline, older)
 
 
 def _log(night: _Night) -> None:

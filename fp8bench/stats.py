@@ -13,7 +13,7 @@ from itertools import compress
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import nctdtr, stdtr, stdtrit  # Student t; scipy.stats takes a second to import
+from scipy.special import bdtrc, nctdtr, stdtr, stdtrit  # Student t; scipy.stats takes a second to import
 
 Floats = NDArray[np.float64]
 
@@ -232,6 +232,11 @@ def benjamini_hochberg(p_values: Sequence[float], rate: float) -> list[bool]:
     passed = np.flatnonzero(ordered <= rate * np.arange(1, count + 1) / count)
     threshold = ordered[passed[-1]] if len(passed) else -1.0
     return [bool(p <= threshold) for p in p_values]
+
+
+def more_than_half(count: int, of: int) -> float:
+    """p value of `count` or more heads in `of` throws of a fair coin."""
+    return float(bdtrc(count - 1, of, 0.5)) if count > 0 else 1.0
 
 
 def detectable(tests: Sequence[tuple[int, float]], power: float) -> float:

@@ -46,6 +46,7 @@ DEVICE = "fp8bench.device_name"
 CANDIDATE_SHA = "fp8bench.candidate"
 VERDICT = "fp8bench.verdict"
 NIGHT_VERDICT = "fp8bench.night_verdict"
+INVALID = "fp8bench.invalid"  # why the machine could not be believed, also where something louder was found
 DIRTY = "fp8bench.dirty"
 PLANTED = "fp8bench.planted"  # what a planted night planted
 PLANTED_NIGHTS = "-planted"  # behind the name of the experiment: that of planted nights
@@ -129,8 +130,12 @@ def recorded_times(config: Config, run_id: str) -> dict[str, float]:
             f"{run.data.tags[BACKEND]}/{key.removeprefix(prefix)}": value
             for run in _runs_of(client, _experiment(client, config), run_id)
             for key, value in run.data.metrics.items()
-            if key.startswith(prefix) and run.data.tags[NIGHT_VERDICT] != Verdict.INVALID
+            if key.startswith(prefix) and not _was_invalid(run)
         }
+
+
+def _was_invalid(run: Run) -> bool:
+    return run.data.tags[NIGHT_VERDICT] == Verdict.INVALID or INVALID in run.data.tags
 
 
 def exists(config: Config) -> bool:

@@ -33,12 +33,14 @@ WORDS = {
 LOUD = (Verdict.WRONG, Verdict.CRASHED, Verdict.NOT_BUILT, Verdict.REGRESSED)  # none hides behind another
 
 MEANINGS = {
-    Verdict.WRONG: "The candidate's codes or scales differ from the oracle by more than is allowed. Not timed.",
-    Verdict.CRASHED: "The kernel ended its process or did not come back in time.",
+    Verdict.WRONG: "The candidate's codes or scales differ from the oracle by more than is allowed, or it refuses what "
+    "the baseline takes. Not timed.",
+    Verdict.CRASHED: "The kernel raised an error, ended its process or did not come back in time, twice.",
     Verdict.NOT_BUILT: "The candidate's sources do not compile; the compiler's words are in the report.",
     Verdict.REGRESSED: "Slower than the baseline, beyond the margin and beyond chance.",
     Verdict.INVALID: "The machine did not hold still: these numbers prove nothing, neither good nor bad.",
-    Verdict.UNRESOLVED: "The interval is too wide to say whether it got slower by more than matters.",
+    Verdict.UNRESOLVED: "The interval is too wide to say whether it got slower by more than matters, or something else "
+    "is in doubt.",
     Verdict.MISSING: "Expected, and not measured.",
     Verdict.IMPROVED: "Faster than the baseline, beyond the margin and beyond chance.",
     Verdict.OK: "Measured: within the margin, and the interval leaves no room for much more.",
@@ -60,7 +62,7 @@ GLOSSARY = {
 }
 
 
-NO_SUSPECT = "no commit between baseline and candidate touches the kernels"
+NO_SUSPECT = "no commit between baseline and candidate changes these kernels"
 
 
 def percent(log_ratio: float, digits: int | None = None) -> str:

@@ -379,7 +379,8 @@ def _timing_report(plan: Plan) -> TimingReport:
     failures = ()
     if plan.state == "crashed":
         failed = min(plan.failed)
-        failures = (LaunchFailure(launch=0, cell=failed, status="crashed", detail=FAILURES["crashed"][1]),)
+        died = LaunchFailure(launch=0, cell=failed, status="crashed", detail=FAILURES["crashed"][1])
+        failures = (died, died.model_copy(update={"launch": 1}))
     return TimingReport(shard=0, launches=plan.launches, failures=failures, states=states, seconds=218.0)
 
 

@@ -439,22 +439,24 @@ def test_golden_digest(nights):
 # ---- the environment has shifted ------------------------------------------------------------------------------
 
 
-def _shifted(home: Path, day: int, state: str = "clean", shifts: bool = True, **config: object) -> list[Message]:
+def _shifted(
+    home: Path, day: int, state: str = "clean", shifts: bool = True, value: float = 0.117, families: int = 1
+) -> list[Message]:
     """The mails of a night whose baseline build was, or was not, slower than on record."""
     run_dir = make_night(home / "runs" / f"day-{day}", state, run_id=f"day-{day}", created=_on_day(day))
     found = records.read(Verdicts, run_dir / "verdicts.json")
     shift = Shift(
         id="cpu-environment",
         backend="cpu",
-        families=("per-token/bfloat16",),
+        families=("per-token/bfloat16", "per-tensor/bfloat16")[:families],
         cells=tuple(cell.cell for cell in found.cells[:3]),
-        value=0.117,
+        value=value,
         worst=0.2,
         worst_cell=found.cells[0].cell,
         recorded="day-0",
     )
     records.write(found.model_copy(update={"shifts": (shift,) * shifts}), run_dir / "verdicts.json")
-    return messages(alerts.compose(run_dir, settings(operators=("ops@example.org",), digest=False, **config)))
+    return messages(alerts.compose(run_dir, settings(operators=("ops@example.org",), digest=False)))
 
 
 def _on_day(day: int) -> datetime:
@@ -475,6 +477,15 @@ def test_a_shift_is_told_once_to_the_operators_and_blames_no_commit(home):
     assert _shifted(home, 4) == []  # it comes and goes
     assert len(_shifted(home, 30)) == 1  # forgotten meanwhile
     assert len(_shifted(home, 1)) == 1  # as it was told then
+
+
+def test_a_shift_that_takes_or_slows_down_more_is_news(home):
+    assert len(_shifted(home, 1)) == 1
+    assert _shifted(home, 2, value=0.3) == []  # on a CPU, so much more is nobody's news
+    assert len(_shifted(home, 3, value=0.5)) == 1
+    assert _shifted(home, 4, value=0.7) == []
+    assert len(_shifted(home, 5, families=2)) == 1
+    assert _shifted(home, 6, families=2) == []
 
 
 def test_a_shift_names_what_changed_since(home):

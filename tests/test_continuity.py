@@ -73,6 +73,15 @@ def test_a_cause_that_spreads_is_worse_and_keeps_its_id(night: Verdicts) -> None
     assert (other.state, other.id) == ("new", "another")
 
 
+def test_a_cause_is_known_again_after_a_night_that_could_not_resolve_it(night: Verdicts) -> None:
+    """It is new tonight, under the id by which it was told, and perhaps silenced."""
+    unresolved = night.model_copy(update={"causes": ()})
+    (found,) = verdicts.continued(_slower(night, 0.0), unresolved, older=iter([unresolved, night])).causes
+    assert (found.state, found.id) == ("new", night.causes[0].id)
+    (other,) = verdicts.continued(_slower(night, 0.0, ["per-token/bfloat16"]), unresolved, older=[night]).causes
+    assert other.id == "another"
+
+
 def test_what_is_well_again_has_recovered(night: Verdicts, quiet: Verdicts) -> None:
     found = verdicts.continued(quiet, verdicts.continued(night, night))
     (entry,) = found.recovered
@@ -114,6 +123,21 @@ def test_one_cell_is_no_shift_and_torch_alone_is_the_reference(quiet: Verdicts) 
     torch = {cell: time / (1.3 if cell.startswith("torch/") else 1.0) for cell, time in times.items()}
     (shift,) = find_shifts(quiet.cells, torch, "r", threshold=0.1)
     assert (shift.backend, shift.label) == ("torch", "reference")
+
+
+def test_what_the_launch_speed_of_a_device_makes_of_short_calls_is_no_shift(quiet: Verdicts) -> None:
+    times = {cell.cell: cell.baseline_us for cell in quiet.cells if cell.baseline_us}
+    short = tuple(cell.model_copy(update={"baseline_us": 2.18}) for cell in quiet.cells if cell.cell in times)
+    recorded = dict.fromkeys(times, 2.0)
+    assert find_shifts(short, recorded, "r", threshold=0.06)
+    assert find_shifts(short, recorded, "r", threshold=0.06, least_us=0.25) == []
+
+
+def test_a_yardstick_is_no_shift(quiet: Verdicts) -> None:
+    timed = [cell for cell in quiet.cells if cell.baseline_us and cell.cell.startswith("cpu/")]
+    floor = [cell.model_copy(update={"cell": cell.cell.replace("cpu/", "floor/")}) for cell in timed]
+    for cells, shifts in ((timed, 1), (floor, 0)):
+        assert len(find_shifts(cells, {cell.cell: cell.baseline_us / 2 for cell in cells}, "r", 0.1)) == shifts
 
 
 def test_a_shift_is_carried_from_night_to_night(quiet: Verdicts) -> None:

@@ -106,6 +106,7 @@ def test_an_interpreter_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     [
         (COOL, "ok", "2 x NVIDIA H200, driver 580.159.04; now 1980 MHz, 41 °C, 120 W"),
         (COOL | {"throttle": ("hw_thermal",)}, "warning", "held down by hw_thermal"),
+        (COOL | {"throttle": None}, "warning", "what holds its clocks down cannot be read"),
         (dict.fromkeys(COOL), "warning", "clocks cannot be read"),
     ],
 )

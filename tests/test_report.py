@@ -13,7 +13,7 @@ from nights import STATES, SUITES, make_night
 from fp8bench import causes, records, report
 from fp8bench.errors import RunDirError
 from fp8bench.night import Night
-from fp8bench.records import Commit, Effect, Logged, Prepared, Recovered, Shift, Verdict, Verdicts
+from fp8bench.records import Commit, DeviceState, Effect, Logged, Prepared, Recovered, Shift, Verdict, Verdicts
 from fp8bench.report import SECTIONS, heatmaps, trust
 
 VOID = {"meta", "link", "input", "br", "line", "circle", "polyline", "path", "img", "hr"}
@@ -216,6 +216,26 @@ def test_launches_that_confirmed_and_dropped_quads_are_counted(tmp_path):
     assert tiles["Launches"].note == "the second to confirm, 436 s, 0 failures, 0.8% of the quads dropped"
 
 
+@pytest.mark.parametrize(
+    ("device", "looks", "note", "tone"),
+    [
+        ("cuda", [(), ()], "not throttled", "calm"),
+        ("cuda", [None, None], "throttling unseen", "warn"),
+        ("cuda", [], "throttling unseen", "warn"),
+        ("cuda", [(), None, ()], "throttling unseen at 1 of 3 looks", "warn"),
+        ("cuda", [None, ("hw_thermal",)], "throttled: hw_thermal", "warn"),
+        ("cpu", [(), ()], "not throttled", "calm"),
+        ("cpu", [None, None], "throttling unseen", "calm"),
+    ],
+)
+def test_where_nobody_could_look_nothing_is_said_of_throttling(tmp_path, device, looks, note, tone):
+    night = Night.read(make_night(tmp_path, "clean", suite="reference" if device == "cuda" else "smoke"))
+    states = tuple(DeviceState(when="after", launch=launch, throttle=look) for launch, look in enumerate(looks))
+    timed = (night.timed[0].model_copy(update={"states": states}),)
+    tiles = {tile.label: tile for tile in trust.build(replace(night, timed=timed)).tiles}
+    assert (tiles["Clocks"].note, tiles["Clocks"].tone) == (note, tone)
+
+
 def test_what_the_machine_does_not_support_was_never_expected(tmp_path):
     night = Night.read(make_night(tmp_path, "clean"))
     count, first = len(night.facts), night.facts[0]
@@ -290,7 +310,7 @@ def test_a_family_that_moved_without_a_cell_is_told(tmp_path):
     records.write(verdicts.model_copy(update={"causes": (cause,)}), run_dir / "verdicts.json")
     words = Page(report.render(run_dir)).words
     assert "worst +2.0% [1.5, 2.5] in the geometric mean of a family" in words
-    assert "no commit between baseline and candidate touches the kernels" in words
+    assert "no commit between baseline and candidate changes these kernels" in words
 
 
 def test_an_unknown_commit_is_shown_by_its_hash(tmp_path):

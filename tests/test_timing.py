@@ -254,10 +254,10 @@ def _blocks(effect: float, sway: float, quads: int = 10, seed: int = 1) -> list[
 
 def test_a_quad_that_was_disturbed_is_dropped_and_an_effect_is_not() -> None:
     blocks = _blocks(0.2, 0.001)
-    assert plan.disturbed(blocks) == set()
+    assert plan.disturbed(blocks) == {}
     hit = blocks[9]
-    assert plan.disturbed([*blocks[:9], hit._replace(seconds=1.05 * hit.seconds), *blocks[10:]]) == {hit.quad}
-    assert plan.disturbed([]) == set()
+    assert plan.disturbed([*blocks[:9], hit._replace(seconds=1.05 * hit.seconds), *blocks[10:]]) == {hit.quad: hit.arm}
+    assert plan.disturbed([]) == {}
 
 
 def test_noise_that_is_usual_for_a_cell_is_no_disturbance() -> None:
@@ -392,6 +392,16 @@ def test_cache_sizes_parse(text: str, size: int) -> None:
 def test_an_idle_gpu_is_not_throttled() -> None:
     assert machine.throttle_reasons(0x1) == ()
     assert machine.throttle_reasons(0x1 | 0x4 | 0x40) == ("sw_power_cap", "hw_thermal")
+
+
+def test_what_nobody_can_read_is_unknown_and_not_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_ask_nvml", dict.fromkeys)
+    state = machine.state("cuda")
+    assert (state["throttle"], state["held_s"]) == (None, None)
+    assert machine.marked(state | {"held_s": 1.0}, state | {"held_s": 99.0})["throttle"] == ("held_down",)
+    assert machine.state("cpu")["throttle"] == ()
+    monkeypatch.setattr(machine, "_stolen_s", lambda: None)
+    assert machine.state("cpu")["throttle"] is None
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from fp8bench.records import (
     Verdicts,
 )
 from fp8bench.spec import ROLES, Case, Cell, Scheme
+from fp8bench.verdicts.evidence import Evidence
 
 SCHEMES = ("per-tensor", "per-token", "group-128-row", "group-128-col")
 CELLS = tuple(
@@ -187,7 +188,23 @@ def test_clocks_that_somebody_fixed_are_not_throttled() -> None:
 def test_a_night_that_timed_little_is_invalid() -> None:
     found = judge(samples({}, cells=CELLS[:3]))
     assert found.exit_code == 3
-    assert "only 3 of 24 cells" in found.sentence
+    assert "only 3 of 12 cells of Torch" in found.sentence
+
+
+def test_a_backend_that_was_timed_does_not_hide_one_that_was_not() -> None:
+    """Nor do first launches that came to an end hide that there were not enough of them."""
+    for few in (samples({}, cells=CELLS[:12]), samples({"per-token": 0.5}, launches=2)):
+        found = judge(few)
+        assert (found.verdict, found.exit_code) == (Verdict.INVALID, 3)
+        assert found.invalid == "only 0 of 12 cells of CPU could be timed"
+
+
+def test_a_night_in_which_nothing_could_be_compared_is_invalid() -> None:
+    crashed = {"status": CheckStatus.CRASHED, "detail": "signal 11"}
+    results = [entry.model_copy(update=crashed if entry.role == "baseline" else {}) for entry in checked().results]
+    found = judge(samples({}).iloc[:0], checks=CheckReport(results=tuple(results)))
+    assert (found.verdict, found.exit_code) == (Verdict.INVALID, 3)
+    assert "nothing could be compared: nothing to compare with, the baseline is crashed" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -197,7 +214,7 @@ def test_a_night_that_timed_little_is_invalid() -> None:
         (CheckStatus.CRASHED, Verdict.CRASHED, 2),
         (CheckStatus.HUNG, Verdict.CRASHED, 2),
         (CheckStatus.MISSING, Verdict.MISSING, 0),
-        (CheckStatus.UNSUPPORTED, Verdict.MISSING, 0),  # the baseline supports it
+        (CheckStatus.UNSUPPORTED, Verdict.WRONG, 2),  # the baseline supports it
     ],
 )
 def test_findings_of_the_checks(status: CheckStatus, verdict: Verdict, code: int) -> None:
@@ -232,22 +249,107 @@ def test_an_inspected_backend_that_does_not_compile_is_told() -> None:
     assert [(cause.backend, cause.verdict) for cause in found.causes] == [("cuda", Verdict.NOT_BUILT)]
 
 
-def test_a_crash_while_timing_is_told() -> None:
+def failed(cell: str, launches: Sequence[int], status: str = "crashed", detail: str = "signal 11") -> TimingReport:
+    failures = [LaunchFailure(launch=launch, cell=cell, status=status, detail=detail) for launch in launches]  # type: ignore[arg-type]
+    return TimingReport(shard=0, launches=6, failures=tuple(failures))
+
+
+@pytest.mark.parametrize(
+    ("status", "detail"), [("crashed", "signal 11"), ("failed", "RuntimeError: not while capturing")]
+)
+def test_a_crash_while_timing_is_told(status: str, detail: str) -> None:
     cell = CELLS[-1].id
-    failure = LaunchFailure(launch=2, cell=cell, status="crashed", detail="signal 11")
-    found = judge(samples({}), timing=TimingReport(shard=0, launches=6, failures=(failure,)))
+    found = judge(samples({}), timing=failed(cell, (2, 3), status, detail))
     assert found.exit_code == 2
     assert [(entry.cell, entry.verdict) for entry in found.cells if entry.verdict in verdicts.BROKEN] == [
         (cell, Verdict.CRASHED)
     ]
 
 
+def test_one_death_accuses_nobody_and_what_died_is_not_called_well() -> None:
+    alone = judge(samples({}), timing=failed(CELLS[-1].id, [2]))
+    assert (alone.exit_code, alone.causes) == (0, ())
+    died = next(cell for cell in alone.cells if cell.cell == CELLS[-1].id)
+    assert died.verdict is Verdict.UNRESOLVED
+    assert died.reason == "crashed in launch 2 (signal 11), and not in 6 others"
+    control = judge(samples({}), timing=failed(CELLS[0].id, [2]))
+    assert control.cells[0].verdict is Verdict.CONTROL
+    slower = judge(samples({"group-128-col": 0.2}), timing=failed(CELLS[-1].id, [2]))
+    assert slower.cells[-1].verdict is Verdict.REGRESSED
+
+
+def test_what_runs_the_same_code_has_no_suspects_when_it_crashes() -> None:
+    (cause,) = judge(samples({}), timing=failed(CELLS[0].id, (0, 1))).causes
+    assert (cause.backend, cause.verdict, cause.suspects) == ("torch", Verdict.CRASHED, ())
+
+
+@pytest.mark.parametrize(
+    "detail", ["OutOfMemoryError: CUDA out of memory", "OSError: [Errno 28] No space left on device"]
+)
+def test_a_machine_without_room_accuses_nobody(detail: str) -> None:
+    few = samples({}, cells=CELLS[:-1])
+    found = judge(few, timing=failed(CELLS[-1].id, (0, 1), "failed", detail))
+    assert (found.cells[-1].verdict, found.exit_code) == (Verdict.MISSING, 0)
+    assert detail in found.cells[-1].reason
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"), [((0, 14), Verdict.UNRESOLVED), ((9, 14), Verdict.OK), ((14, 0), Verdict.OK)]
+)
+def test_a_candidate_that_is_slow_now_and_then_is_not_called_well(counts: tuple[int, int], verdict: Verdict) -> None:
+    """Its slow blocks were dropped with their quads; the baseline loses none."""
+    timing = TimingReport(shard=0, launches=6, quads=96, dropped=sum(counts), disturbed={CELLS[-1].id: counts})
+    cell = judge(samples({}), timing=timing).cells[-1]
+    assert (cell.verdict, "disagree" in cell.reason) == (verdict, verdict is Verdict.UNRESOLVED)
+
+
+def test_chance_alone_calls_a_cell_unsteady_as_rarely_as_promised() -> None:
+    """Nights of 24 cells whose 96 quads are each disturbed with a chance of 5%, of either arm alike."""
+    generator, called, nights = np.random.default_rng(7), 0, 400
+    for _ in range(nights):
+        dropped = generator.binomial(96, 0.05, len(CELLS))
+        mine = generator.binomial(dropped, 0.5)
+        disturbed = {cell.id: (int(n - k), int(k)) for cell, n, k in zip(CELLS, dropped, mine, strict=True)}
+        timing = TimingReport(shard=0, launches=6, quads=2304, dropped=int(dropped.sum()), disturbed=disturbed)
+        night = Evidence(prepared(), built(), checked(), [timing], samples({}).iloc[:0], SETTINGS)
+        called += bool(night.unsteady)
+    assert called / nights <= SETTINGS.alpha
+
+
+def test_an_invalid_night_that_also_found_something_wrong_is_invalid_to_all_that_follows() -> None:
+    states = tuple(DeviceState(when="before", launch=launch, throttle=("power",)) for launch in range(6))
+    throttled = TimingReport(shard=0, launches=6, states=states)
+    found = judge(samples({"per-token": 0.2}), checks=checked(per_tensor=CheckStatus.WRONG), timing=throttled)
+    assert (found.verdict, found.exit_code, found.is_invalid) == (Verdict.WRONG, 2, True)
+    assert not judge(samples({}), checks=checked(per_tensor=CheckStatus.WRONG)).is_invalid
+
+
+def test_a_still_gpu_does_not_hide_one_that_is_throttled() -> None:
+    """One of eight: an eighth of the launches of the night, and all of those that timed its cells."""
+    states = tuple(DeviceState(when="before", launch=launch, throttle=("power",)) for launch in range(6))
+    reports = [TimingReport(shard=shard, launches=6, states=states if shard == 5 else ()) for shard in range(8)]
+    found = verdicts.judge(prepared(), built(), checked(), reports, samples({}), SETTINGS)
+    assert found.invalid == "the device was throttled in 100% of the launches of shard 5"
+
+
+def test_times_are_those_of_the_gpu_that_timed_all_backends_of_a_case() -> None:
+    """What confirms may run on another one, 8% slower: its effects count, its times do not."""
+    first = samples({"per-token": 0.14}).assign(phase="screen")
+    second = samples({"per-token": 0.14}, seed=2, cells=CELLS[15:18]).assign(phase="confirm")
+    second["seconds"] *= 1.08
+    cells = tuple(cell.id for cell in CELLS[15:18])
+    found = judge(pd.concat([first, second]), screened=Screened(cells=cells, families=()))
+    slower = [cell for cell in found.cells if cell.verdict is Verdict.REGRESSED]
+    assert {cell.cell for cell in slower} == set(cells)
+    assert all(cell.phase == "confirm" and cell.baseline_us == pytest.approx(10.0, rel=0.01) for cell in slower)
+
+
 def test_what_is_loud_does_not_hide_behind_what_is_louder() -> None:
     """A wrong, a hanging, a crashing and a slower cell of one backend: each is told, with its own reason."""
     hung, dead, _ = (cell.id for cell in CELLS if cell.id.startswith("cpu/group-128-row/"))
     failures = (
-        LaunchFailure(launch=2, cell=hung, status="hung", detail="no sign of life for 10 s; killed"),
-        LaunchFailure(launch=3, cell=dead, status="crashed", detail="signal 11"),
+        *failed(hung, (2, 3), "hung", "no sign of life for 10 s; killed").failures,
+        *failed(dead, (3, 4)).failures,
     )
     timing = TimingReport(shard=0, launches=6, failures=failures)
     found = judge(samples({"per-token": 0.2}), checks=checked(per_tensor=CheckStatus.WRONG), timing=timing)
@@ -261,8 +363,9 @@ def test_what_is_loud_does_not_hide_behind_what_is_louder() -> None:
 
 
 def test_few_launches_are_missing_and_wide_intervals_unresolved() -> None:
-    few = judge(samples({}, launches=2))
-    assert {cell.verdict for cell in few.cells if cell.cell.startswith("cpu/")} == {Verdict.MISSING}
+    few = judge(samples({}).query("launch < 2 or cell not in @few", local_dict={"few": [CELLS[-1].id]}))
+    assert few.cells[-1].verdict is Verdict.MISSING
+    assert few.cells[-1].reason == "timed in 2 launches, 3 are needed"
     wide = judge(samples({}, launch_sd=0.2))
     unresolved = [cell for cell in wide.cells if cell.verdict is Verdict.UNRESOLVED]
     assert len(unresolved) >= 9

@@ -21,7 +21,7 @@ from fp8bench import worker
 from fp8bench.config import Config, TimingSettings, WorkerSettings
 from fp8bench.errors import RunDirError, WorkerError
 from fp8bench.protocol import CheckJob, EnvironmentRequest, TimeJob, TimeRequest
-from fp8bench.records import SAMPLE_COLUMNS, CheckResult, CheckStatus, TimingReport
+from fp8bench.records import SAMPLE_COLUMNS, CheckResult, CheckStatus, LaunchFailure, TimingReport
 from fp8bench.spec import BASELINE, CANDIDATE, Case, Cell
 from fp8bench.supervisor import check_builds, equal_backends, launches, time_cells
 from fp8bench.supervisor.checking import share
@@ -185,10 +185,10 @@ def test_an_untouched_family_does_not_move(samples: pd.DataFrame) -> None:
 def test_what_dies_is_reported_as_what_it_is_and_left_out_afterwards(
     night: TimingReport, samples: pd.DataFrame, hidden: int, status: str, word: str
 ) -> None:
-    [failure] = [entry for entry in night.failures if entry.cell == _cell(hidden).id]
-    assert failure.launch == 0
-    assert failure.status == status
-    assert word in failure.detail
+    failures = [entry for entry in night.failures if entry.cell == _cell(hidden).id]
+    assert [failure.launch for failure in failures] == [0, 1]  # once more, and then no more
+    assert {failure.status for failure in failures} == {status}
+    assert all(word in failure.detail for failure in failures)
     assert _cell(hidden).id not in set(samples[samples.phase == "screen"].cell)
 
 
@@ -211,9 +211,10 @@ def test_the_arm_times_the_baseline_against_itself(samples: pd.DataFrame, night:
 def test_states_surround_each_launch(night: TimingReport) -> None:
     assert night.launches == 3
     whens = {launch: [state.when for state in night.states if state.launch == launch] for launch in range(3)}
-    assert whens[1] == whens[2] == ["before", "after"]
-    assert whens[0][0] == "before"
-    assert whens[0].count("before") >= 2  # the fresh worker after a death starts with its own
+    assert whens[2] == ["before", "after"]
+    for launch in (0, 1):
+        assert whens[launch][0] == "before"
+        assert whens[launch].count("before") >= 2  # the fresh worker after a death starts with its own
 
 
 def test_a_second_try_repeats_nothing(night: TimingReport, config: Config, builds: dict[str, Path], home: Path) -> None:
@@ -336,6 +337,12 @@ def test_launches_shuffle_jobs_and_load_order_reproducibly() -> None:
     assert {plan.load_order for plan in plans} == {(BASELINE, CANDIDATE), (CANDIDATE, BASELINE)}
     assert len({frozenset(job.id for job in plan.jobs) for plan in plans}) == 1
     assert _work(seed=8).plan([]).jobs != plans[0].jobs
+
+
+def test_what_failed_once_is_tried_once_more() -> None:
+    failure = LaunchFailure(launch=0, cell=CELLS[0].id, status="crashed")
+    once, twice = [Launch(number=0, failures=[failure])], [Launch(number=n, failures=[failure]) for n in (0, 1)]
+    assert [CELLS[0].id in {job.cell for job in _work().plan(past).jobs} for past in (once, twice)] == [True, False]
 
 
 def test_controls_are_in_the_first_launches_only() -> None:

@@ -32,7 +32,7 @@ def main() -> int:
     seen: Counter[str] = Counter()
     for _ in _busy(options.seconds, options.size, options.share):
         state = machine.state("cuda")
-        reasons = ", ".join(state["throttle"]) or "not held down"
+        reasons = "nobody can look" if state["throttle"] is None else ", ".join(state["throttle"]) or "not held down"
         seen[reasons] += 1
         if seen[reasons] == 1:
             print(f"{state['clock_mhz']} MHz, {state['power_w']} W, {state['temperature_c']} C: {reasons}", flush=True)

@@ -80,9 +80,9 @@ def _plan(night: Night, ledger: Ledger, config: Config) -> Alerts:
         return records.read(Alerts, path)
     quiet: dict[str, str] = {}
     mails = [*_of_causes(night, ledger, quiet), *_of_recovered(night, ledger, quiet)]
-    if messages.is_invalid(night):
+    if night.verdicts.is_invalid:
         mails.append(PlannedMail(kind="invalid"))
-    elif _has_shifted(night, ledger):
+    elif _has_shifted(night, ledger, config):
         mails.append(PlannedMail(kind="shifted"))
     mails += [PlannedMail(kind="digest")] if _digest_is_due(night, ledger, config) else []
     plan = Alerts(mails=tuple(mails), quiet=quiet)
@@ -131,15 +131,21 @@ def _planned(kind: str, cause: str, device: str, told: causes.Told | None, since
     )
 
 
-def _has_shifted(night: Night, ledger: Ledger) -> bool:
-    """Whether one of the night's shifts is news: one that comes and goes is the same shift, and told once."""
+def _has_shifted(night: Night, ledger: Ledger, config: Config) -> bool:
+    """Whether the night's shifts are news: one that comes and goes is told once, unless it takes or slows down more."""
     quiet_since = night.prepared.created - SHIFT_REMEMBERED
-    seen = (ledger.shifts.get(_of_shift(night, shift)) for shift in night.verdicts.shifts)
-    return any(last is None or last < quiet_since for last in seen)
+    farther = config.verdicts.shift(night.prepared.environment.device)
+    return any(
+        (last := ledger.shifts.get(key)) is None
+        or last < quiet_since
+        or shift.value > ledger.shift_sizes.get(key, shift.value) + farther
+        for shift in night.verdicts.shifts
+        for key in _of_shift(night, shift)
+    )
 
 
-def _of_shift(night: Night, shift: Shift) -> str:
-    return f"{night.prepared.environment.device_name} {shift.id}"
+def _of_shift(night: Night, shift: Shift) -> list[str]:
+    return [f"{night.prepared.environment.device_name} {shift.id} {family}" for family in shift.families]
 
 
 def _digest_is_due(night: Night, ledger: Ledger, config: Config) -> bool:
@@ -159,16 +165,26 @@ def _after(night: Night, ledger: Ledger, plan: Alerts) -> Ledger:
         if entry.is_open and entry.seen <= prepared.created:
             ledger = causes.recovered(ledger, entry, prepared.run_id)
     week = max(ledger.digest_week, digest.week_of(prepared.created))
-    update = {"digest_week": week, "shifts": _shifts_after(night, ledger)}
+    told = any(planned.kind == "shifted" for planned in plan.mails)
+    shifts = _shifts_after(night, ledger)
+    update = {"digest_week": week, "shifts": shifts, "shift_sizes": _sizes_after(night, ledger, set(shifts), told)}
     return causes.without_old(ledger.model_copy(update=update), prepared.created)
 
 
 def _shifts_after(night: Night, ledger: Ledger) -> dict[str, datetime]:
     """When each shift was last seen, the night's own among them; those that nobody remembers are left out."""
     now = night.prepared.created
-    seen = {} if messages.is_invalid(night) else {_of_shift(night, shift): now for shift in night.verdicts.shifts}
+    shifts = () if night.verdicts.is_invalid else night.verdicts.shifts
+    seen = {key: now for shift in shifts for key in _of_shift(night, shift)}
     known = {key: max(last, seen.get(key, last)) for key, last in ledger.shifts.items()}
     return {key: last for key, last in (seen | known).items() if last >= now - SHIFT_REMEMBERED}
+
+
+def _sizes_after(night: Night, ledger: Ledger, kept: set[str], told: bool) -> dict[str, float]:
+    """How far each shift of `kept` went when it was told; where nobody told, as far as it goes tonight at first."""
+    tonight = {key: shift.value for shift in night.verdicts.shifts for key in _of_shift(night, shift)}
+    sizes = ledger.shift_sizes | tonight if told else tonight | ledger.shift_sizes
+    return {key: size for key, size in sizes.items() if key in kept}
 
 
 # ---- the outbox ---------------------------------------------------------------------------------------------

@@ -80,11 +80,6 @@ def build(night: Night, plan: Alerts, ledger: Ledger, config: Config) -> list[Fi
     return found
 
 
-def is_invalid(night: Night) -> bool:
-    verdicts = night.verdicts
-    return Verdict.INVALID in (verdicts.verdict, *(entry.verdict for entry in verdicts.backends))
-
-
 def message_id(run_id: str, about: str, device: str) -> str:
     """The id of a night's mail about a cause: the same whenever it is composed."""
     return f"<{_plain(run_id)}.{_plain(about)}.{_short(device)}@{DOMAIN}>"
@@ -209,14 +204,13 @@ def _of_operators(night: Night, config: Config) -> Finished:
     """An invalid night says nothing about a commit: it goes to whoever runs the machine."""
     verdicts = night.verdicts
     device = wording.short_device(night.prepared.environment.device_name)
-    reason = next(
-        (entry.sentence for entry in verdicts.backends if entry.verdict is Verdict.INVALID), verdicts.sentence
-    )
+    reason = verdicts.invalid or verdicts.sentence
+    detail = wording.one_line(f"The reason: {reason}." if verdicts.invalid else reason, 300)
     mail = Mail(
         verdict=Verdict.INVALID.value,
         tone="warn",
         lead=f"The night on {device} ({night.prepared.environment.host}) is invalid and proves nothing.",
-        detail=wording.one_line(reason, 300),
+        detail=detail,
         compared=_compared(night),
         links=_links(night, ""),
     )

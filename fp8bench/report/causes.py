@@ -91,7 +91,7 @@ def _build(night: Night, deep: bool) -> Causes:
     if views:
         return Causes(views, "")
     invalid = "No cause can be named: the night is invalid, and proves nothing either way."
-    return Causes((), invalid if night.verdicts.exit_code == 3 else "Nothing got slower, wrong, or failed to build.")
+    return Causes((), invalid if night.verdicts.is_invalid else "Nothing got slower, wrong, or failed to build.")
 
 
 def _view(night: Night, cause: Cause, deep: bool) -> CauseView:

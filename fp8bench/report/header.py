@@ -65,4 +65,4 @@ def _refused(night: Night) -> tuple[str, ...]:
 def _why_invalid(night: Night) -> tuple[str, ...]:
     """The night's own sentence where it is invalid and no line of a backend says so."""
     told = any(entry.verdict is Verdict.INVALID for entry in night.verdicts.backends)
-    return (night.verdicts.sentence,) if night.verdicts.verdict is Verdict.INVALID and not told else ()
+    return (night.verdicts.sentence,) if night.verdicts.is_invalid and not told else ()

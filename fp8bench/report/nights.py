@@ -170,7 +170,7 @@ def _mlflow(logged: Logged | None) -> str:
 
 
 def _speedups(found: Verdicts | None) -> tuple[Speedup, ...]:
-    return found.speedups if found and found.verdict is not Verdict.INVALID else ()
+    return found.speedups if found and not found.is_invalid else ()
 
 
 def tracks(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:

@@ -183,9 +183,19 @@ def _machine(night: Night) -> Tile:
 
 def _clocks(night: Night) -> Tile:
     states = [state for report in night.timed for state in report.states]
-    throttle = sorted({reason for state in states for reason in state.throttle})
-    note = f"throttled: {', '.join(throttle)}" if throttle else "not throttled"
-    return Tile("Clocks", _range(states), note, "warn" if throttle else "calm")
+    throttle = sorted({reason for state in states for reason in state.throttle or ()})
+    unseen = "" if throttle else _unseen(states)
+    note = f"throttled: {', '.join(throttle)}" if throttle else unseen or "not throttled"
+    alarming = throttle or (unseen and night.prepared.environment.device == "cuda")
+    return Tile("Clocks", _range(states), note, "warn" if alarming else "calm")
+
+
+def _unseen(states: list[DeviceState]) -> str:
+    """How often nobody could look whether the clocks were held down; "" where somebody always did."""
+    blind = sum(state.throttle is None for state in states)
+    if blind == len(states):
+        return "throttling unseen"
+    return f"throttling unseen at {blind} of {wording.count(len(states), 'look')}" if blind else ""
 
 
 def _range(states: list[DeviceState]) -> str:

@@ -13,7 +13,7 @@ from ..config import Config
 from ..protocol import CheckJob, CheckRequest, Device
 from ..records import CheckResult, CheckStatus, Role
 from ..spec import Case
-from .items import Progress, Status, counted, run_all
+from .items import Outcome, Progress, Status, counted, run_all
 from .planning import equal_backends
 from .process import Worker, worker_environment
 
@@ -122,12 +122,17 @@ def _run_jobs(
     jobs: Sequence[CheckJob], start: Callable[[Sequence[CheckJob]], Worker], note: Callable[[str], None]
 ) -> list[tuple[CheckJob, CheckResult]]:
     by_id = {job.id: job for job in jobs}
-    outcome = run_all(
-        list(by_id),
-        start=lambda items: start([by_id[item] for item in items]),
-        group_of=lambda item: by_id[item].backend,
-        note=note,
-    )
+
+    def run(items: Sequence[str], note: Callable[[str], None]) -> Outcome:
+        return run_all(
+            items, lambda items: start([by_id[item] for item in items]), lambda item: by_id[item].backend, note
+        )
+
+    outcome = run(list(by_id), note)
+    if outcome.lost:  # once more: one death may be the machine's doing, another says that it is the kernel's
+        again = run(list(outcome.lost), lambda _: None)
+        outcome.done |= again.done
+        outcome.lost = again.lost
     return [
         (job, _lost_check(job, *outcome.lost[item]))
         if item in outcome.lost

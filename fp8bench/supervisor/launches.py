@@ -72,7 +72,7 @@ class _Session:
             worker.ask(request)
             return worker
 
-        return run_all([job.id for job in plan.jobs], start, lambda item: item.split("/")[1], note)
+        return run_all([job.id for job in plan.jobs], start, _group_of, note)
 
 
 def time_cells(
@@ -95,7 +95,7 @@ def time_cells(
     phase: which of the settings of `config.timing` apply; the A/A arm is part of the screening.
     same_code: ids of cells that were found to run the same code in both builds; they are timed as controls.
     Each launch leaves one Parquet file under `samples_dir`, and a launch found there is not repeated. A cell that
-    crashes, hangs or fails is reported and left out of later launches; the others go on.
+    crashes, hangs or fails is reported, tried once more in the next launch, and then left out; the others go on.
     Raises WorkerError where workers cannot be started, RunDirError for a damaged or unwritable samples file.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -132,6 +132,12 @@ def _run_launches(
     progress(stage, done, done)
 
 
+def _group_of(job: str) -> str:
+    """Phase and backend: what the A/A arm does to the baseline says nothing about the candidate."""
+    phase, backend, _ = job.split("/", 2)
+    return f"{phase}/{backend}"
+
+
 def _stage(phase: str) -> str:
     return "time" if phase == "screen" else phase
 
@@ -164,6 +170,16 @@ def _launch(number: int, outcome: Outcome, seconds: float) -> Launch:
     return Launch(number=number, failures=failures, states=states, seconds=seconds)
 
 
+def _disturbed(phase: str, launches: Sequence[Launch]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for job, (baseline, candidate) in (entry for launch in launches for entry in launch.disturbed.items()):
+        of_phase, _, cell = job.partition("/")
+        if of_phase == phase:  # not of the A/A arm, which has no candidate
+            before = found.get(cell, (0, 0))
+            found[cell] = (before[0] + baseline, before[1] + candidate)
+    return found
+
+
 def _report(shard: int, phase: Literal["screen", "confirm"], launches: Sequence[Launch]) -> TimingReport:
     return TimingReport(
         shard=shard,
@@ -171,6 +187,7 @@ def _report(shard: int, phase: Literal["screen", "confirm"], launches: Sequence[
         phase=phase,
         quads=sum(launch.quads for launch in launches),
         dropped=sum(launch.dropped for launch in launches),
+        disturbed=_disturbed(phase, launches),
         failures=tuple(failure for launch in launches for failure in launch.failures),
         states=tuple(state for launch in launches for state in launch.states),
         seconds=sum(launch.seconds for launch in launches),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from .. import planting
 from ..backends import REFERENCE, YARDSTICKS
 from ..config import TimingSettings
 from ..protocol import TimeJob
-from ..records import Role
+from ..records import FAILURES_TO_GIVE_UP, Role
 from ..spec import Cell
 from ..timing import plan
 from .samples import Launch
@@ -70,8 +71,9 @@ class Work:
         generator.shuffle(jobs)
         load_order: list[Role] = ["baseline", "candidate"]
         generator.shuffle(load_order)
-        failed = {failure.cell for launch in past for failure in launch.failures}
-        due = [job for job in jobs if job.cell not in failed and not self._is_done(job, past)]
+        failed = Counter(failure.cell for launch in past for failure in launch.failures)
+        open_jobs = [job for job in jobs if failed[job.cell] < FAILURES_TO_GIVE_UP]
+        due = [job for job in open_jobs if not self._is_done(job, past)]
         timed = tuple(
             job.model_copy(
                 update={

@@ -43,6 +43,7 @@ class Launch(BaseModel):
     call_s: dict[str, float] = {}  # cell id -> seconds a call, of its slower arm
     quads: int = 0
     dropped: int = 0  # of the quads
+    disturbed: dict[str, tuple[int, int]] = {}  # job id -> dropped for the baseline's blocks, for the candidate's
     failures: list[LaunchFailure] = []
     states: list[DeviceState] = []
     seconds: float = 0.0
@@ -61,13 +62,15 @@ def taken(
     timed: job id -> blocks in order of time. planted: job id -> share that was planted in its candidate.
     """
     rows: list[_Row] = []
-    found = launch.model_copy(update={"effects": {}, "call_s": {}})
+    found = launch.model_copy(update={"effects": {}, "call_s": {}, "disturbed": {}})
     for job, blocks in timed.items():
         phase, _, cell = job.partition("/")
         seen = [plan.Timed(quad, arm, seconds) for quad, _, arm, _, seconds in blocks]
         dropped = plan.disturbed(seen)
         found.quads += len({block.quad for block in seen})
         found.dropped += len(dropped)
+        if dropped:
+            found.disturbed[job] = (list(dropped.values()).count(0), list(dropped.values()).count(1))
         if (effect := plan.effect([block for block in seen if block.quad not in dropped])) is not None:
             found.effects[job] = effect
         found.call_s[cell] = max(median(block.seconds for block in seen if block.arm == arm) for arm in (0, 1))

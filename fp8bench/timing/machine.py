@@ -90,8 +90,9 @@ def cpu_name() -> str:
 
 
 def _cpu_state() -> dict[str, Any]:
-    megahertz = _cpuinfo("cpu MHz")
-    return {"clock_mhz": float(megahertz) if megahertz else None, "held_s": _stolen_s(), "throttle": ()}
+    megahertz, stolen_s = _cpuinfo("cpu MHz"), _stolen_s()
+    throttle = None if stolen_s is None else ()  # what takes the cores shows over a launch alone: `marked`
+    return {"clock_mhz": float(megahertz) if megahertz else None, "held_s": stolen_s, "throttle": throttle}
 
 
 def _stolen_s() -> float | None:
@@ -147,7 +148,7 @@ def _held_down_s(nvml: Any, gpu: Any) -> float:
 
 
 def _gpu_state() -> dict[str, Any]:
-    state = _ask_nvml(
+    return _ask_nvml(
         {
             "clock_mhz": lambda nvml, gpu: float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
             "temperature_c": lambda nvml, gpu: float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
@@ -156,7 +157,6 @@ def _gpu_state() -> dict[str, Any]:
             "held_s": _held_down_s,
         }
     )
-    return state | {"throttle": state["throttle"] or ()}
 
 
 def _gpu_description() -> dict[str, Any]:
@@ -191,7 +191,7 @@ def marked(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     if before["held_s"] is None or after["held_s"] is None:
         return after
     share = (after["held_s"] - before["held_s"]) / max(after["at"] - before["at"], 1e-3)
-    return after | {"throttle": (*after["throttle"], "held_down")} if share > MOST_HELD_DOWN else after
+    return after | {"throttle": (*(after["throttle"] or ()), "held_down")} if share > MOST_HELD_DOWN else after
 
 
 def _versions() -> dict[str, str]:

@@ -133,17 +133,15 @@ def _by_quad(blocks: Sequence[Timed]) -> dict[int, tuple[list[float], list[float
     return quads
 
 
-def disturbed(blocks: Sequence[Timed]) -> set[int]:
+def disturbed(blocks: Sequence[Timed]) -> dict[int, int]:
     """The quads of a cell and launch whose blocks of one arm disagree with each other far more than is usual for it.
 
-    The arms are not compared with each other, so an effect is no reason to drop anything: what is left is as slow or
-    as fast, on average, as what was there.
+    Returns quad -> that arm. The arms are not compared with each other, so an effect is no reason to drop anything.
+    But a build that is slow now and then loses those quads in which it is: whoever judges counts them by arm.
     """
-    spreads = {
-        quad: max(max(arm) - min(arm) for arm in arms if arm) for quad, arms in _by_quad(blocks).items() if any(arms)
-    }
-    bound = max(LEAST_DISAGREEMENT, UNUSUAL * median(spreads.values())) if spreads else 0.0
-    return {quad for quad, spread in spreads.items() if spread > bound}
+    spreads = {quad: [max(arm) - min(arm) if arm else 0.0 for arm in arms] for quad, arms in _by_quad(blocks).items()}
+    bound = max(LEAST_DISAGREEMENT, UNUSUAL * median(map(max, spreads.values()))) if spreads else 0.0
+    return {quad: int(apart[1] > apart[0]) for quad, apart in spreads.items() if max(apart) > bound}
 
 
 def effect(blocks: Sequence[Timed]) -> float | None:

@@ -75,7 +75,7 @@ def judge(
     cells = judge_cells(night, decided.cells, _power(night, timing, len(screened.cells) if screened else None))
     power = _power(night, timing, len(screened.families) if screened else None)
     families = judge_families(cells, decided.families, power)
-    if reason := why_invalid(night, arm):
+    if reason := why_invalid(night, arm, {cell.cell for cell in cells if cell.candidate_us}):
         cells = [cell.model_copy(update=invalidated(cell.verdict, reason)) for cell in cells]
         families = [family.model_copy(update=invalidated(family.verdict)) for family in families]
     backends = [judge_backend(night, name, cells, families, reason) for name in night.backends]
@@ -83,6 +83,7 @@ def judge(
         verdict=loudest([backend.verdict for backend in backends] + [Verdict.INVALID] * bool(reason)),
         exit_code=exit_code([backend.verdict for backend in backends], reason),
         sentence=night_sentence(prepared, backends, reason),
+        invalid=reason,
         cells=tuple(cells),
         families=tuple(families),
         speedups=tuple(speedups(cells, families)),
@@ -97,7 +98,10 @@ def judge(
 
 
 def _shifts(night: Evidence, cells: Sequence[CellVerdict], recorded: Mapping[str, float]) -> list[Shift]:
-    return find_shifts(cells, recorded, night.prepared.baseline_run, night.settings.shift(night.device))
+    settings = night.settings
+    return find_shifts(
+        cells, recorded, night.prepared.baseline_run, settings.shift(night.device), settings.shift_least_us
+    )
 
 
 def _power(night: Evidence, timing: TimingSettings, hypotheses: int | None) -> Power:

@@ -52,6 +52,7 @@ def _cause(
     worst = max((cell for cell in accused if cell.effect), key=lambda cell: value_of(cell.effect), default=None)
     mean = max((family.effect for family in moved), key=value_of, default=None) if not accused else None
     effect = worst.effect if worst else mean
+    unchanged = bool(accused) and all(cell.cell in night.controls for cell in accused)
     against = [night.prepared.baseline.sha] if verdict is Verdict.REGRESSED else []
     against += [night.prepared.run_id] if night.prepared.planted else []  # it is no other night's cause
     return Cause(
@@ -62,10 +63,14 @@ def _cause(
         cells=tuple(cell.cell for cell in accused),
         worst=effect,
         worst_cell=worst.cell if worst else "",
-        suspects=tuple(commit.sha for commit in suspects_of(backend.backend, night.prepared.suspects)),
+        suspects=() if unchanged else tuple(commit.sha for commit in _suspects(night, backend)),
         detail=_reasons(accused) or backend.sentence,
         label="reference" if backend.backend == REFERENCE else "code",
     )
+
+
+def _suspects(night: Evidence, backend: BackendVerdict) -> list[Commit]:
+    return suspects_of(backend.backend, night.prepared.suspects)
 
 
 def _reasons(accused: Sequence[CellVerdict]) -> str:

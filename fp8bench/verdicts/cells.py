@@ -15,8 +15,8 @@ from .power import Power
 
 def judge_cells(night: Evidence, decided: dict[str, Decision], power: Power) -> list[CellVerdict]:
     """One verdict a cell of the night, in its order."""
-    times = stats.cell_times(night.judged_samples)
-    spread = stats.relative_spread(night.judged_samples, CANDIDATE)
+    times = stats.cell_times(night.screening_samples)
+    spread = stats.relative_spread(night.screening_samples, CANDIDATE)
 
     def verdict(cell: str, settled: Settled | None) -> CellVerdict:
         if settled is not None:
@@ -24,9 +24,17 @@ def judge_cells(night: Evidence, decided: dict[str, Decision], power: Power) -> 
         decision = decided.get(cell)
         if decision is None and not _is_timed_control(night, cell):
             return CellVerdict(cell=cell, verdict=Verdict.MISSING, reason=_why_untimed(night, cell))
-        return _timed(cell, decision, power, times, spread)
+        return _doubted(_timed(cell, decision, power, times, spread), night.doubt(cell))
 
     return [verdict(cell, settled) for cell, settled in night.settled.items()]
+
+
+def _doubted(found: CellVerdict, doubt: str) -> CellVerdict:
+    """What is in doubt is not well, and accused of nothing; a control is one all the same."""
+    if not doubt:
+        return found
+    verdict = Verdict.UNRESOLVED if found.verdict in (Verdict.OK, Verdict.IMPROVED) else found.verdict
+    return found.model_copy(update={"verdict": verdict, "reason": "; ".join(filter(None, (found.reason, doubt)))})
 
 
 def _timed(
@@ -65,6 +73,6 @@ def _why_control(backend: str) -> str:
 def _why_untimed(night: Evidence, cell: str) -> str:
     effects = night.launches.screening
     launches = int(effects[cell].notna().sum()) if cell in effects else 0
-    failure = night.failures.get(cell) or night.failures.get("")
-    said = f" ({failure.status}: {failure.detail})" if failure else ""
+    failures = night.failures.get(cell) or night.failures.get("")
+    said = f" ({failures[0].status}: {failures[0].detail})" if failures else ""
     return f"timed in {launches} launches, {night.settings.min_launches} are needed{said}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from ..records import Cause, CellVerdict, Effect, Recovered, Shift, State, Verdict, Verdicts
@@ -13,7 +13,13 @@ CLEARED = (Verdict.OK, Verdict.IMPROVED, Verdict.CONTROL)
 _C = TypeVar("_C", Cause, Shift)
 
 
-def continued(tonight: Verdicts, before: Verdicts | None, run_id: str = "", same_baseline: bool = True) -> Verdicts:
+def continued(
+    tonight: Verdicts,
+    before: Verdicts | None,
+    run_id: str = "",
+    same_baseline: bool = True,
+    older: Iterable[Verdicts] = (),
+) -> Verdicts:
     """`tonight` with the state of every cause and shift against the previous night, and what has recovered.
 
     before, run_id: the previous valid night of the same device and suite; None: there was none, and all is new.
@@ -21,13 +27,17 @@ def continued(tonight: Verdicts, before: Verdicts | None, run_id: str = "", same
     gone was accepted, not mended, and one that is there is another one.
 
     A cause is the same one when backend and verdict are, and families are shared: it keeps its id, although families
-    at the edge of the margin come and go.
+    at the edge of the margin come and go. One that the night before could not resolve is new, under the id that
+    `older` nights, newest first and against the same baseline, know it by: what was told and decided about it holds.
     """
     if before is None:
         return tonight
     comparable = [old for old in before.causes if same_baseline or old.verdict in BROKEN]
     known = {cause: _predecessor(cause, comparable) for cause in tonight.causes}
-    causes = [_carried(cause, old, _is_worse(cause, old)) for cause, old in known.items()]
+    past = tuple(older) if None in known.values() else ()
+    causes = [
+        _carried(cause, old, _is_worse(cause, old)) if old else _renamed(cause, past) for cause, old in known.items()
+    ]
     shifted = {shift: _predecessor(shift, before.shifts) for shift in tonight.shifts}
     shifts = [
         _carried(shift, old, old is not None and shift.worst > old.worst + tonight.margin)
@@ -60,6 +70,12 @@ def _carried(entry: _C, old: _C | None, worse: bool) -> _C:
     return entry.model_copy(update={"id": old.id, "state": state, "nights": old.nights + 1})
 
 
+def _renamed(cause: Cause, older: Sequence[Verdicts]) -> Cause:
+    known = (_predecessor(cause, night.causes) for night in older)
+    old = next(filter(None, known), None)
+    return cause.model_copy(update={"id": old.id}) if old else cause
+
+
 def _is_worse(cause: Cause, old: Cause | None) -> bool:
     """Another family, or slower than before beyond what both intervals leave open."""
     if old is None:
@@ -73,7 +89,7 @@ def _is_slower(now: Effect | None, before: Effect | None) -> bool:
 
 def _is_cleared(old: Cause, tonight: Verdicts) -> bool:
     """Whether tonight says of everything that was accused that it is well; what was not measured proves nothing."""
-    if tonight.verdict is Verdict.INVALID:
+    if tonight.is_invalid:
         return False
     cells = {cell.cell: cell for cell in tonight.cells}
     found = [cells[name] for name in old.cells if name in cells]

@@ -12,6 +12,7 @@ from .. import planting, stats
 from ..backends import CHECKED_ONLY, YARDSTICKS
 from ..config import VerdictSettings
 from ..records import (
+    FAILURES_TO_GIVE_UP,
     BuildReport,
     CheckReport,
     CheckResult,
@@ -34,11 +35,18 @@ _OF_CHECK = {
     CheckStatus.MISSING: Verdict.MISSING,
 }
 
+_OF_MACHINE = ("OutOfMemoryError", "MemoryError", "OSError", "PermissionError")  # kinds of errors, not of kernels
+
 Settled = tuple[Verdict, str]  # with its reason
 
 
 def backend_of(cell: str) -> str:
     return cell.partition("/")[0]
+
+
+def _is_of_machine(failure: LaunchFailure) -> bool:
+    """Whether the machine had no room for it, which says nothing about the code."""
+    return failure.status == "failed" and failure.detail.partition(":")[0].rpartition(".")[2] in _OF_MACHINE
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,9 @@ class Evidence:
         return Launches(self.effects("screen"), self.effects("confirm"), self.controls)
 
     @cached_property
-    def judged_samples(self) -> pd.DataFrame:
-        """Without the A/A arm, in which neither role is the candidate."""
-        return self.samples[self.samples["phase"] != "aa"]
+    def screening_samples(self) -> pd.DataFrame:
+        """Of the launches that time all backends of a case on one GPU: what confirms may have run on another."""
+        return self.samples[self.samples["phase"] == "screen"]
 
     def effects(self, phase: str) -> pd.DataFrame:
         """Launch effects of a phase, of cells that nothing else has settled."""
@@ -110,11 +118,14 @@ class Evidence:
         return {(result.role, result.backend, result.case): result for result in self.checked.results}
 
     @cached_property
-    def failures(self) -> dict[str, LaunchFailure]:
-        """The failure of each cell that says most: a crash before a launch that merely failed, then the first."""
-        found = [failure for report in self.timed for failure in report.failures]
-        found.sort(key=lambda failure: (failure.status == "failed", failure.launch, failure.detail), reverse=True)
-        return {failure.cell: failure for failure in found}
+    def failures(self) -> dict[str, list[LaunchFailure]]:
+        """The failures of each cell, those first that say most: a crash before what merely failed, then the first."""
+        every = [failure for report in self.timed for failure in report.failures]
+        every.sort(key=lambda failure: (failure.status == "failed", failure.launch, failure.detail))
+        found: dict[str, list[LaunchFailure]] = {}
+        for failure in every:
+            found.setdefault(failure.cell, []).append(failure)
+        return found
 
     def _before_timing(self, cell: Cell) -> Settled | None:
         """A broken yardstick is missing, and accuses nobody."""
@@ -130,10 +141,38 @@ class Evidence:
             return settled
         if untimed := CHECKED_ONLY.get((cell.backend, self.device)):
             return Verdict.UNSUPPORTED, untimed
-        failure = self.failures.get(cell.id)
-        if failure and failure.status in ("crashed", "hung"):
-            return Verdict.CRASHED, f"{failure.status} while it was timed: {failure.detail}"
+        failures = [failure for failure in self.failures.get(cell.id, []) if not _is_of_machine(failure)]
+        if len(failures) >= FAILURES_TO_GIVE_UP:
+            first = failures[0]
+            return Verdict.CRASHED, f"{first.status} while it was timed, in {len(failures)} launches: {first.detail}"
         return None
+
+    @cached_property
+    def unsteady(self) -> dict[str, str]:
+        """Cells whose candidate disagrees with itself within a quad far more often than their baseline, and how often.
+
+        These quads were dropped, and with them the times at which the candidate was slow. An equal build loses as many
+        for either arm; by chance a night calls a cell unsteady once in so many nights as `settings.alpha` says.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for cell, (baseline, candidate) in (entry for report in self.timed for entry in report.disturbed.items()):
+            before = found.get(cell, (0, 0))
+            found[cell] = (before[0] + baseline, before[1] + candidate)
+        level = self.settings.alpha / max(len(found), 1)
+        return {
+            cell: f"the candidate's times disagree with each other in {candidate} quads, the baseline's in {baseline}: "
+            "it may be slow now and then"
+            for cell, (baseline, candidate) in found.items()
+            if stats.more_than_half(candidate, baseline + candidate) < level
+        }
+
+    def doubt(self, cell: str) -> str:
+        """Why what the launches say of a cell is not all there is to say, or ""."""
+        if failures := self.failures.get(cell):
+            first, screening = failures[0], self.launches.screening
+            others = int(screening[cell].notna().sum()) if cell in screening else 0
+            return f"{first.status} in launch {first.launch} ({first.detail}), and not in {others} others"
+        return self.unsteady.get(cell, "")
 
     def _not_correct(self, cell: Cell) -> Settled | None:
         ours = self._checks.get((CANDIDATE, cell.backend, cell.case.id))
@@ -143,7 +182,7 @@ class Evidence:
         if ours.status is not CheckStatus.OK:
             lost = ours.status is CheckStatus.UNSUPPORTED and theirs is not None and theirs.status is CheckStatus.OK
             reason = f"the baseline supports it, the candidate does not: {ours.detail}" if lost else ours.detail
-            return (Verdict.MISSING if lost else _OF_CHECK[ours.status]), reason
+            return (Verdict.WRONG if lost else _OF_CHECK[ours.status]), reason
         if theirs is None or theirs.status is not CheckStatus.OK:
             said = f"{theirs.status}: {theirs.detail}" if theirs else "not checked"
             return Verdict.MISSING, f"nothing to compare with, the baseline is {said}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from .. import wording
-from ..backends import REFERENCE
+from ..backends import REFERENCE, YARDSTICKS
 from ..records import CellVerdict, Shift
 from ..screening import family_of
 from ..spec import Cell
@@ -20,30 +20,37 @@ from .evidence import backend_of
 
 
 def find_shifts(
-    cells: Sequence[CellVerdict], recorded: Mapping[str, float], run_id: str, threshold: float
+    cells: Sequence[CellVerdict], recorded: Mapping[str, float], run_id: str, threshold: float, least_us: float = 0.0
 ) -> list[Shift]:
-    """One a backend whose families are slower than on record.
+    """One a backend whose families are slower than on record. Yardsticks are not asked: they accuse nobody.
 
     recorded: microseconds a call of the baseline build, by cell, on the night `run_id` that it was accepted from.
-    threshold: log-ratio that the median of a family must exceed.
+    threshold, least_us: log-ratio and microseconds that the median of a family must exceed.
     """
-    moved = _moved_cells(cells, recorded, threshold)
+    moved = _moved_cells(cells, recorded, threshold, least_us)
     backends = list(dict.fromkeys(map(backend_of, moved)))
     return [_shift(backend, backends, moved, run_id) for backend in backends]
 
 
-def _moved_cells(cells: Sequence[CellVerdict], recorded: Mapping[str, float], threshold: float) -> dict[str, float]:
+def _moved_cells(
+    cells: Sequence[CellVerdict], recorded: Mapping[str, float], threshold: float, least_us: float
+) -> dict[str, float]:
     """Log-ratios of the cells of all families that moved."""
-    ratios = {
-        cell.cell: math.log(cell.baseline_us / recorded[cell.cell])
+    pairs = {
+        cell.cell: (cell.baseline_us, recorded[cell.cell])
         for cell in cells
-        if cell.baseline_us and recorded.get(cell.cell)
+        if cell.baseline_us and recorded.get(cell.cell) and backend_of(cell.cell) not in YARDSTICKS
     }
-    families: dict[str, list[float]] = {}
-    for cell, ratio in ratios.items():
-        families.setdefault(family_of(cell), []).append(ratio)
-    slower = {family for family, members in families.items() if median(members) > threshold}
-    return {cell: ratio for cell, ratio in ratios.items() if family_of(cell) in slower}
+    families: dict[str, list[tuple[float, float]]] = {}
+    for cell, pair in pairs.items():
+        families.setdefault(family_of(cell), []).append(pair)
+    slower = {
+        family
+        for family, members in families.items()
+        if median(math.log(now / then) for now, then in members) > threshold
+        and median(now - then for now, then in members) > least_us
+    }
+    return {cell: math.log(now / then) for cell, (now, then) in pairs.items() if family_of(cell) in slower}
 
 
 def _shift(backend: str, backends: Sequence[str], moved: Mapping[str, float], run_id: str) -> Shift:
