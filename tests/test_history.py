@@ -166,9 +166,59 @@ def test_an_unknown_baseline_begins_a_new_chain(night: tuple[Prepared, Verdicts]
     assert table.iloc[1].max() == pytest.approx(0.03)
 
 
-def test_an_invalid_night_is_a_gap(night: tuple[Prepared, Verdicts]) -> None:
+def without(night: tuple[Prepared, Verdicts], cell: str) -> tuple[Prepared, Verdicts]:
+    """The night, had it not timed the cell."""
+    prepared, verdicts = night
+    lacking = {"effect": None, "verdict": Verdict.MISSING}
+    cells = (entry.model_copy(update=lacking) if entry.cell == cell else entry for entry in verdicts.cells)
+    return prepared, verdicts.model_copy(update={"cells": tuple(cells)})
+
+
+@pytest.fixture(scope="module")
+def cell(night: tuple[Prepared, Verdicts]) -> str:
+    return next(entry.cell for entry in night[1].cells if entry.cell.startswith("cpu/"))
+
+
+def test_a_cell_that_a_night_lacks_is_a_gap_and_not_its_baseline(night: tuple[Prepared, Verdicts], cell: str) -> None:
+    steps = [compared(night, 0, "b", "a", 0.02), without(compared(night, 1, "c", "b", 0.0), cell)]
+    table = anchor([*steps, compared(night, 2, "d", "b", 0.03)])
+    np.testing.assert_allclose(table[cell], [0.02, np.nan, 0.05])
+
+
+def test_what_the_latest_night_of_a_build_lacks_an_earlier_one_knows(
+    night: tuple[Prepared, Verdicts], cell: str
+) -> None:
+    steps = [compared(night, 0, "b", "a", 0.02), without(compared(night, 1, "b", "a", 0.01), cell)]
+    table = anchor([*steps, compared(night, 2, "c", "b", 0.03)])
+    np.testing.assert_allclose(table[cell], [0.02, np.nan, 0.05])
+    other = next(name for name in table if name.startswith("cpu/") and name != cell)
+    np.testing.assert_allclose(table[other], [0.02, 0.01, 0.04])
+
+
+def test_a_cell_that_its_baselines_own_night_lacked_begins_anew(night: tuple[Prepared, Verdicts], cell: str) -> None:
+    """It was 5% slower all along: no night says that it became faster when the baseline moved."""
+    steps = [compared(night, day, f"x{day}", "a", 0.05) for day in range(8)]
+    steps += [without(compared(night, 8, "b", "a", 0.05), cell)]
+    steps += [compared(night, 9 + day, f"y{day}", "b", 0.0) for day in range(8)]
+    table = anchor(steps)
+    np.testing.assert_allclose(table[cell], [np.nan] * 9 + [0.0] * 8)
+    other = next(name for name in table if name.startswith("cpu/") and name != cell)
+    np.testing.assert_allclose(table[other], 0.05)
+    assert find_trends(table) == []
+
+
+def test_a_cell_of_a_later_suite_begins_with_the_baseline_of_then(night: tuple[Prepared, Verdicts], cell: str) -> None:
+    steps = [without(compared(night, day, "b", "a", 0.02), cell) for day in range(2)]
+    table = anchor([*steps, compared(night, 2, "c", "b", 0.01), compared(night, 3, "d", "c", 0.01)])
+    np.testing.assert_allclose(table[cell], [np.nan, np.nan, 0.01, 0.02])
+
+
+@pytest.mark.parametrize(
+    "said", [{"verdict": Verdict.INVALID, "exit_code": 3}, {"verdict": Verdict.WRONG, "exit_code": 2, "invalid": "hot"}]
+)
+def test_an_invalid_night_is_a_gap(night: tuple[Prepared, Verdicts], said: dict[str, object]) -> None:
     prepared, verdicts = compared(night, 1, "c", "a", 0.5)
-    invalid = (prepared, verdicts.model_copy(update={"verdict": Verdict.INVALID, "exit_code": 3}))
+    invalid = (prepared, verdicts.model_copy(update=said))
     table = anchor([compared(night, 0, "b", "a", 0.01), invalid, compared(night, 2, "d", "a", 0.02)])
     assert len(table) == 3
     assert table.iloc[1].isna().all()

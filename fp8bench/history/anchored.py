@@ -31,25 +31,36 @@ def anchor(nights: Iterable[Night]) -> pd.DataFrame:
 
     nights: oldest first. A night measures its candidate against the baseline of then; that baseline was itself measured
     on the night that it was a candidate, so paired effects add up, baseline by baseline, to the anchor: the baseline of
-    the oldest night. Where a baseline was never measured the chain is broken, and begins anew with it. Cells that run
-    the baseline's machine code have its effect exactly. What a night lacks is a gap, NaN; an invalid one is a gap.
+    the oldest night. Where a baseline was never measured the chain is broken, and begins anew with it; where it was,
+    but without a cell, the chain of that cell is. Cells that run the baseline's machine code have its effect exactly.
+    What a night lacks is a gap, NaN; an invalid one is a gap.
     """
     rows: dict[object, pd.Series[float]] = {}
     known: dict[str, pd.Series[float]] = {}  # commit -> effects against the anchor
     for prepared, verdicts in nights:
-        if not known:
-            known[prepared.baseline.sha] = pd.Series(dtype=float)
-        elif prepared.baseline.sha not in known:
-            rows, known = {}, {prepared.baseline.sha: pd.Series(dtype=float)}
-        row = _row(verdicts).add(known[prepared.baseline.sha], fill_value=0.0) if _is_valid(verdicts) else None
-        rows[prepared.created] = pd.Series(dtype=float) if row is None else row
-        if row is not None and prepared.candidate.sha != prepared.baseline.sha:
-            known[prepared.candidate.sha] = row
+        baseline, candidate = prepared.baseline.sha, prepared.candidate.sha
+        if baseline not in known:
+            rows, known = {}, {baseline: pd.Series(dtype=float)}
+        row = pd.Series(dtype=float) if verdicts.is_invalid else _row(verdicts)
+        _begin_anew(row.index.difference(known[baseline].index), baseline, rows, known)
+        row = row + known[baseline].reindex(row.index)
+        rows[prepared.created] = row
+        if candidate != baseline and not row.empty:  # what it lacks, an earlier night of the candidate may have
+            known[candidate] = row.combine_first(known[candidate]) if candidate in known else row
     return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="night")).sort_index(axis=1)
 
 
-def _is_valid(verdicts: Verdicts) -> bool:
-    return verdicts.verdict is not Verdict.INVALID and verdicts.exit_code != 3
+def _begin_anew(
+    cells: pd.Index[str], baseline: str, rows: dict[object, pd.Series[float]], known: dict[str, pd.Series[float]]
+) -> None:
+    """Let `baseline` be the anchor of these cells: nothing links it to what was told of them before."""
+    if cells.empty:
+        return
+    for entry in rows:
+        rows[entry] = rows[entry].drop(cells, errors="ignore")
+    for sha in known:
+        known[sha] = known[sha].drop(cells, errors="ignore")
+    known[baseline] = pd.concat([known[baseline], pd.Series(0.0, index=cells)])
 
 
 def _row(verdicts: Verdicts) -> pd.Series[float]:
