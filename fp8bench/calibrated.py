@@ -6,15 +6,41 @@ every reason to doubt that this holds tonight.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from . import records
-from .records import Calibrated, CaughtAt, Document, Prepared, Rate, Record, Verdict
+from .config import Config, TimingSettings, VerdictSettings
+from .records import Calibrated, CaughtAt, Document, Environment, Prepared, Rate, Record, Verdict
 
-_COMPILERS = ("torch", "triton", "nvcc")  # versions that decide what machine code is timed
+# What must be tonight as it was, or the figures may not hold; the margin stands by itself. What runs, ...
+_VERSIONS = ("driver", "torch", "triton", "nvcc")
+# ... by which rules the nights that were drawn were spent and judged, ...
+RULES = (
+    "verdicts.margin_spread",
+    "verdicts.alpha",
+    "verdicts.screen_alpha",
+    "verdicts.min_launches",
+    "timing.launches",
+    "timing.screen_least",
+    "timing.screen_precision",
+    "timing.confirm_launches",
+    "timing.confirm_least",
+    "timing.confirm_precision",
+)
+# ... and how well the launches that they were drawn from had measured.
+MEASURING = (
+    "timing.quads",
+    "timing.cold_factor",
+    "timing.executables",
+    "timing.series",
+    "timing.launch_precision",
+    "timing.cold_launch_precision",
+    "timing.block_ms",
+)
 Middle = tuple[float, float]  # median and 90th percentile over cells
 
 
@@ -75,6 +101,7 @@ class Characteristic(Record):
     device: str  # cuda or cpu
     device_name: str = ""  # "": nobody said
     versions: dict[str, str] = Field(default_factory=dict)  # of compilers and drivers; several, by commas
+    settings: dict[str, str] = Field(default_factory=dict)  # of `RULES` and `MEASURING`, likewise, as far as known
     measured: str = ""  # the day, or the days, of the sources
     launches: int  # stored
     measured_cells: int
@@ -126,12 +153,28 @@ def path_of(home: Path) -> Path:
     return home / "calibration" / "calibration.json"
 
 
-def of_night(home: Path, prepared: Prepared, margin: float) -> Calibrated | None:
-    """What the calibration under `home` says about the night; None where there is none of its kind of device.
+def versions_of(machine: Environment) -> dict[str, str]:
+    """Of compilers, libraries and the driver; "" of what it has not."""
+    return machine.versions | {"driver": machine.driver}
 
-    margin: that the night is judged by. RunDirError when the file is damaged.
+
+def sections_of(verdicts: VerdictSettings, timing: TimingSettings) -> dict[str, dict[str, Any]]:
+    """As in the `config.json` of a night."""
+    return {"verdicts": verdicts.model_dump(), "timing": timing.model_dump()}
+
+
+def settings_of(sections: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, str]:
+    """`timing.quads` -> "8" and the like: those of `names` that the settings have, by sections as in `config.json`."""
+    found = {name: sections.get(name.partition(".")[0], {}).get(name.partition(".")[2]) for name in names}
+    return {name: f"{value:g}" for name, value in found.items() if value is not None}
+
+
+def of_night(config: Config, prepared: Prepared) -> Calibrated | None:
+    """What the calibration in the home directory says about the night; None where there is none of its kind of device.
+
+    config: that the night is measured and judged by. RunDirError when the file is damaged.
     """
-    path = path_of(home)
+    path = path_of(config.home)
     if not path.is_file():
         return None
     found = records.read(Calibration, path).characteristic
@@ -145,19 +188,28 @@ def of_night(home: Path, prepared: Prepared, margin: float) -> Calibrated | None
         cells=found.measured_cells,
         measured=found.measured,
         device_name=found.device_name,
-        doubts=tuple(_doubts(found, prepared, margin)),
+        doubts=tuple(_doubts(found, prepared, config)),
     )
 
 
-def _doubts(found: Characteristic, prepared: Prepared, margin: float) -> Iterator[str]:
-    machine = prepared.environment
+def _doubts(found: Characteristic, prepared: Prepared, config: Config) -> Iterator[str]:
+    machine, margin = prepared.environment, config.verdicts.margin(prepared.environment.device)
     if not found.device_name:
         yield "it does not say which device its launches were made on"
     elif found.device_name != machine.device_name:
         yield f"its launches were made on {found.device_name}, not on {machine.device_name}"
-    for name in _COMPILERS:
-        then, now = found.versions.get(name), machine.versions.get(name)
+    sections = sections_of(config.verdicts, config.timing)
+    before, tonight = _as_it_was(found), versions_of(machine) | settings_of(sections, (*RULES, *MEASURING))
+    for name in (*_VERSIONS, *RULES, *MEASURING):
+        then, now = before.get(name), tonight.get(name)
         if then and now and now not in then.split(", "):
             yield f"{name} was {then} then and is {now} now"
     if abs(found.margin - margin) > 1e-9:
         yield f"its margin was {100 * found.margin:g}%, and tonight's is {100 * margin:g}%"
+
+
+def _as_it_was(found: Characteristic) -> dict[str, str]:
+    """Versions and settings of a calibration; one of before `settings` says three of these elsewhere."""
+    told = {"margin_spread": found.margin_spread}
+    plan = {"launches": found.plan.get("screening_launches"), "confirm_launches": found.plan.get("confirming_launches")}
+    return found.versions | settings_of({"verdicts": told, "timing": plan}, RULES) | found.settings

@@ -22,6 +22,11 @@ def share_of(plan: Mapping[str, float], cell: str) -> float | None:
     return next((share for pattern, share in plan.items() if fnmatchcase(cell, pattern)), None)
 
 
+def slows(plan: Mapping[str, float]) -> bool:
+    """Whether anything is made slower; shares of 0 alone have cells measured and judged as if their code differed."""
+    return any(plan.values())
+
+
 def parse(text: str) -> tuple[str, float]:
     """`cuda/per-token/*=0.5%` or `cuda/per-token/*=0.005`: the pattern and the share."""
     pattern, _, value = text.rpartition("=")

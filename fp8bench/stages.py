@@ -344,7 +344,7 @@ def _judge(night: _Night) -> None:
     measured = (run.timed(), run.raw_samples())
     settings, timing = night.config.verdicts, night.config.timing
     found = verdicts.judge(prepared, run.built(), run.checked(), *measured, settings, screened, recorded, timing)
-    trust = calibrated.of_night(night.config.home, prepared, found.margin)
+    trust = calibrated.of_night(night.config, prepared)
     records.write(_continued(found.model_copy(update={"calibrated": trust}), prepared, nights), run.verdicts)
 
 

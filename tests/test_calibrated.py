@@ -37,7 +37,7 @@ def prepared(tmp_path: Path) -> Prepared:
 
 
 def test_a_night_takes_over_what_was_calibrated_and_tells_it(tmp_path: Path, prepared: Prepared) -> None:
-    assert calibrated.of_night(tmp_path, prepared, 0.03) is None
+    assert calibrated.of_night(Config(home=tmp_path), prepared) is None
     characteristic = calibrate(tmp_path, prepared.environment)
     config = Config(home=tmp_path, mlflow=MlflowSettings(experiment="calibrated"))
     run = RunDir(tmp_path / "runs" / "night")
@@ -68,13 +68,25 @@ def test_a_night_takes_over_what_was_calibrated_and_tells_it(tmp_path: Path, pre
         ({"device_name": ""}, "it does not say which device its launches were made on"),
         ({"versions": {"torch": "2.10.0, 2.11.0"}}, "torch was 2.10.0, 2.11.0 then and is 2.13.0+cpu now"),
         ({"margin": 0.02}, "its margin was 2%, and tonight's is 3%"),
+        ({"versions": {"driver": "580.95, 580.159"}}, "driver was 580.95, 580.159 then and is 581.10 now"),
+        ({"settings": {"verdicts.alpha": "0.05"}}, "verdicts.alpha was 0.05 then and is 0.01 now"),
+        ({"settings": {"verdicts.screen_alpha": "0.2"}}, "verdicts.screen_alpha was 0.2 then and is 0.1 now"),
+        ({"settings": {"verdicts.margin_spread": "1"}}, "verdicts.margin_spread was 1 then and is 1.5 now"),
+        ({"settings": {"timing.launches": "5"}}, "timing.launches was 5 then and is 6 now"),
+        ({"settings": {"timing.quads": "10, 5"}}, "timing.quads was 10, 5 then and is 8 now"),
+        ({"settings": {"timing.series": "1"}}, "timing.series was 1 then and is 10 now"),
+        ({"settings": {}, "margin_spread": 1.0}, "verdicts.margin_spread was 1 then and is 1.5 now"),
+        ({"settings": {}, "plan": {"confirming_launches": 8.0}}, "timing.confirm_launches was 8 then and is 12 now"),
     ],
 )
 def test_what_is_another_than_tonight_is_a_doubt(
     tmp_path: Path, prepared: Prepared, changed: dict[str, object], doubt: str
 ) -> None:
+    environment = prepared.environment.model_copy(update={"driver": "581.10"})
+    prepared = prepared.model_copy(update={"environment": environment})
+    records.write(prepared, tmp_path / "runs" / "night" / "prepare.json")
     calibrate(tmp_path, prepared.environment, **changed)
-    found = calibrated.of_night(tmp_path, prepared, 0.03)
+    found = calibrated.of_night(Config(home=tmp_path), prepared)
     assert found is not None
     [said] = found.doubts
     assert said.startswith(doubt)
@@ -85,12 +97,28 @@ def test_what_is_another_than_tonight_is_a_doubt(
     assert f"; but {doubt}" in tile.note
 
 
+def test_a_calibration_says_what_it_was_made_with_and_what_it_does_not_say_is_no_doubt(
+    tmp_path: Path, prepared: Prepared
+) -> None:
+    """Its launches are of a table here, which does not say how they were measured."""
+    found = calibrate(tmp_path, prepared.environment)
+    assert set(found.settings) == set(calibrated.RULES)
+    assert (found.settings["verdicts.alpha"], found.settings["timing.confirm_launches"]) == ("0.01", "12")
+    older = found.model_dump()
+    del older["settings"]  # a file of before they were stored
+    read = calibrated.Characteristic.model_validate(older)
+    records.write(calibrated.Calibration(characteristic=read), calibrated.path_of(tmp_path))
+    night = calibrated.of_night(Config(home=tmp_path), prepared)
+    assert night is not None
+    assert night.doubts == ()
+
+
 def test_a_calibration_of_the_other_kind_of_device_says_nothing(tmp_path: Path, prepared: Prepared) -> None:
     calibrate(tmp_path, prepared.environment, device="cuda")
-    assert calibrated.of_night(tmp_path, prepared, 0.03) is None
+    assert calibrated.of_night(Config(home=tmp_path), prepared) is None
     calibrated.path_of(tmp_path).write_text("{")
     with pytest.raises(RunDirError, match=r"calibration\.json is not a valid Calibration"):
-        calibrated.of_night(tmp_path, prepared, 0.03)
+        calibrated.of_night(Config(home=tmp_path), prepared)
 
 
 def test_the_margin_of_every_judged_cell_is_recorded_and_shown(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fp8bench.calibration.curve import rate
 from fp8bench.calibration.resample import Pool, Rules, _regressed, judge_night
 from fp8bench.calibration.spending import confirmed, screened
 from fp8bench.cli import main
-from fp8bench.config import TimingSettings, VerdictSettings
+from fp8bench.config import Config, TimingSettings, VerdictSettings
 from fp8bench.errors import UsageError
 from fp8bench.records import Screened
 from fp8bench.rundir import RunDir
@@ -215,19 +215,65 @@ def test_nights_that_know_their_machine_must_be_of_one(tmp_path: Path) -> None:
         calibration.read_sources(nights)
 
 
-def test_of_another_night_the_controls_alone_are_sources(tmp_path: Path) -> None:
+def test_cells_that_changed_are_sources_where_somebody_knows_them_to_be_as_fast(tmp_path: Path) -> None:
     """But for what was bound once for both arms, as torch was here."""
     nights = [make_night(tmp_path / f"n{seed}", "regressed", seed=seed) for seed in range(2)]
     with pytest.raises(UsageError, match=r"^0 launches"):
         calibration.read_sources(nights)
     assert {cell.partition("/")[0] for cell in calibration.read_sources(nights, equal=True).effects} == {"cpu"}
-    for path in nights:
-        run = RunDir(path)
-        build = run.built().model_dump()
-        for entry in (library for built in build["builds"] for library in built["libraries"]):
+
+
+def change(run: RunDir, **changed: object) -> None:
+    """Fields of what the night prepared."""
+    records.write(run.prepared().model_copy(update=changed), run.prepare)
+
+
+def of_equal_code(directory: Path, **changed: object) -> RunDir:
+    """A night of two commits whose machine code is the same; changed: fields of both builds."""
+    run = RunDir(make_night(directory, "regressed"))
+    build = run.built().model_dump()
+    for built in build["builds"]:
+        built.update(changed)
+        for entry in built["libraries"]:
             entry["identity"] = entry["backend"]
-        records.write(records.BuildReport.model_validate(build), run.build)
-    assert {cell.partition("/")[0] for cell in calibration.read_sources(nights).effects} == {"cpu"}
+    records.write(records.BuildReport.model_validate(build), run.build)
+    return run
+
+
+def test_controls_are_no_sources_unless_they_were_measured_in_full(tmp_path: Path) -> None:
+    """A launch times controls in one series, and what is planted with a share of 0 like what a night judges."""
+    runs = [of_equal_code(tmp_path / f"n{number}") for number in range(2)]
+    paths = [run.path for run in runs]
+    for equal in (False, True):
+        with pytest.raises(UsageError, match=r"^0 launches"):
+            calibration.read_sources(paths, equal=equal)
+    for run in runs:
+        change(run, planted={"cpu/per-token/*": 0.0})
+    assert {cell.split("/")[1] for cell in calibration.read_sources(paths).effects} == {"per-token"}
+    for run in runs:
+        change(run, planted={"*": 0.0})
+    assert {cell.partition("/")[0] for cell in calibration.read_sources(paths).effects} == {"cpu"}
+    change(runs[0], planted={"cpu/per-token/*": 0.01, "*": 0.0})
+    with pytest.raises(UsageError, match="n0 is a planted night"):
+        calibration.read_sources(paths)
+
+
+def test_commits_of_one_build_are_measured_in_full(tmp_path: Path) -> None:
+    runs = [of_equal_code(tmp_path / f"n{number}", path="/builds/one") for number in range(2)]
+    assert {cell.partition("/")[0] for cell in calibration.read_sources([run.path for run in runs]).effects} == {"cpu"}
+
+
+def test_sources_say_how_their_launches_were_measured(tmp_path: Path) -> None:
+    """Where no settings are stored, nobody says."""
+    nights = [
+        make_night(tmp_path / f"n{quads}", "clean", config=Config(timing=TimingSettings(quads=quads)))
+        for quads in (8, 10)
+    ]
+    found = calibration.read_sources(nights).settings
+    assert (found["timing.quads"], found["timing.series"]) == ("10, 8", "10")
+    RunDir(nights[0]).config.unlink()
+    assert calibration.read_sources(nights).settings["timing.quads"] == "10"
+    assert calibration.read_sources([write_csv(tmp_path / "gpu.csv", launches())]).settings == {}
 
 
 @pytest.mark.parametrize(
@@ -268,3 +314,15 @@ def test_the_command_writes_json_and_markdown(
     assert "is not there" in capsys.readouterr().err
     assert main(["calibrate"]) == 4
     assert "no nights in" in capsys.readouterr().err
+
+
+def test_all_nights_of_the_home_are_sources_but_those_that_were_slowed_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path))
+    for number, planted in enumerate(({}, {"*": 0.0}, {"cpu/*": 0.05})):
+        change(RunDir(make_night(tmp_path / "runs" / f"n{number}", "clean", seed=number)), planted=planted)
+    few = ["--nights", "3", "--moved-nights", "3", "--cells", "30", "--processes", "1"]
+    assert main(["calibrate", *few]) == 0
+    read = records.read(calibration.Calibration, tmp_path / "calibration" / "calibration.json")
+    assert read.characteristic.sources == ("n0", "n1")

@@ -87,6 +87,21 @@ def test_planted_cells_are_no_controls_and_only_the_candidate_of_judged_cells_is
     assert f"aa/{cells[0].id}" in jobs
 
 
+def test_a_share_of_nothing_has_equal_code_measured_in_full(tmp_path: Path) -> None:
+    """As a calibration between two commits of the same machine code needs it."""
+    cell = Cell.parse("cuda/per-token/bfloat16/16x1024/hot")
+    builds = {"baseline": tmp_path, "candidate": tmp_path / "other"}
+    found = {}
+    for planted in ({}, {"*": 0.0}):
+        timing = TimingSettings(planted=planted)
+        fixed = controls(builds, [cell], [cell.id], planted)
+        [job, *_] = Work((cell,), fixed, "screen", timing, 0.002, 1).plan([]).jobs
+        found[bool(planted)] = (job.precision, job.planted)
+    assert found == {False: (0.0, 0.0), True: (pytest.approx(0.001), 0.0)}
+    assert not planting.slows({"*": 0.0})
+    assert planting.slows({"cuda/*": 0.01, "*": 0.0})
+
+
 def test_samples_say_what_was_planted() -> None:
     cell = "cpu/per-token/bfloat16/16x1024/hot"
     blocks = [(0, place, arm, 10, 1e-6) for place, arm in enumerate((0, 1, 1, 0))]

@@ -20,7 +20,18 @@ import pandas as pd
 from scipy.special import betaincinv
 
 from .. import stats
-from ..calibrated import Caught, CaughtOf, Characteristic, Coverage, FalseAlarms, Middle, Spent
+from ..calibrated import (
+    RULES,
+    Caught,
+    CaughtOf,
+    Characteristic,
+    Coverage,
+    FalseAlarms,
+    Middle,
+    Spent,
+    sections_of,
+    settings_of,
+)
 from ..config import TimingSettings, VerdictSettings
 from ..records import Rate
 from ..screening import family_of
@@ -64,6 +75,7 @@ def characterise(source: Source, settings: VerdictSettings, plan: Plan, progress
         device=source.device,
         device_name=source.device_name,
         versions=dict(source.versions),
+        settings=dict(source.settings) | settings_of(sections_of(settings, plan.timing), RULES),
         measured=source.measured,
         launches=len(source.effects),
         measured_cells=source.effects.shape[1],

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from .. import config as settings
+from .. import planting
 from ..errors import UsageError
 from . import EXIT_OK
 
@@ -24,7 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (calibration/ in the home directory)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="what CSV files were measured on")
     parser.add_argument(
-        "--equal", action="store_true", help="the builds of these nights differ and are equally fast: all cells count"
+        "--equal",
+        action="store_true",
+        help="the builds of these nights differ and are equally fast: all cells but controls count",
     )
     parser.add_argument("--nights", type=_count, default=1000, metavar="N", help="to resample, a margin (1000)")
     parser.add_argument("--moved-nights", type=_count, default=300, metavar="N", help="to resample, an effect (300)")
@@ -77,7 +80,7 @@ def _sources(named: list[Path], runs_dir: Path) -> list[Path]:
     from ..rundir import RunDir
 
     judged = sorted(path.parent for path in runs_dir.glob("*/verdicts.json")) if not named else []
-    found = named or [path for path in judged if not RunDir(path).prepared().planted]
+    found = named or [path for path in judged if not planting.slows(RunDir(path).prepared().planted)]
     if not found:
         raise UsageError(f"no nights in {runs_dir}: name run directories or CSV files to calibrate from.")
     for path in found:
