@@ -60,7 +60,7 @@ def finished_nights(settings: config.Config, fleets: Sequence[str]) -> None:
     for stage in ("log", "render", "alert"):
         stages.run_stage(stage, template, settings)
     for fleet in fleets:
-        shutil.copytree(template, paths.run_directory(settings.runs_dir, f"{RUN}-on-{fleet}"))
+        shutil.copytree(template, paths.night_directory(settings.runs_dir, f"{paths.NIGHTLY_DAG}_{fleet}", RUN))
 
 
 def trigger(airflow: AirflowApi, dags: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ if SETTINGS.pod_template:
 GPU: dict[str, Any] = {"pool": SETTINGS.pool, **ON_GPU}
 LATE = timedelta(hours=1)  # a scheduled night that begins later is made up for, and measures the commit of its time
 
-DAG_ID = "fp8bench_nightly"
+DAG_ID = paths.NIGHTLY_DAG
 COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
 PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
 SMTP_CONNECTION = "smtp_default"
@@ -87,16 +87,15 @@ PARAMS = {
 }
 
 
-def run_directory(run_id: str) -> Path:
+def run_directory(run_id: str, dag_id: str = DAG_ID) -> Path:
     """Where the DAG run `run_id` keeps its files; the plugin that shows its report looks there too."""
-    return paths.run_directory(CONFIG.runs_dir, run_id)
+    return paths.night_directory(CONFIG.runs_dir, dag_id, run_id)
 
 
 def _here() -> Path:
-    """The run directory of the task that is running; nights of other kinds of GPU may bear the same run id."""
+    """The run directory of the task that is running."""
     context = get_current_context()
-    fleet = context["dag"].dag_id.removeprefix(DAG_ID).lstrip("_")
-    return run_directory(f"{context['run_id']}-on-{fleet}" if fleet else context["run_id"])
+    return run_directory(context["run_id"], context["dag"].dag_id)
 
 
 @contextmanager

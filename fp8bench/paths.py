@@ -32,6 +32,8 @@ TEMPLATES = _shipped("templates")
 BACKENDS = _PACKAGE / "backends"
 CHECKOUT = _PACKAGE.parent  # meaningful only where it is a git checkout
 
+NIGHTLY_DAG = "fp8bench_nightly"  # in Airflow; that of another kind of GPU: fp8bench_nightly_<fleet>
+
 
 def run_directory(runs_dir: Path, run_id: str) -> Path:
     """Where the run `run_id` of another program keeps its files: a plain name, and another one for every run id."""
@@ -39,3 +41,9 @@ def run_directory(runs_dir: Path, run_id: str) -> Path:
     if name != run_id:
         name = f"{name or 'run'}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}"
     return runs_dir / name
+
+
+def night_directory(runs_dir: Path, dag_id: str, run_id: str) -> Path:
+    """Where a run of a nightly DAG keeps its files; nights of several kinds of GPU may bear the same run id."""
+    fleet = dag_id.removeprefix(NIGHTLY_DAG).lstrip("_")
+    return run_directory(runs_dir, f"{run_id}-on-{fleet}" if fleet else run_id)

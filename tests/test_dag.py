@@ -22,7 +22,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 from nights import make_night
 
-from fp8bench import config, records
+from fp8bench import config, paths, records
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own, and its dependencies'
 
@@ -151,6 +151,7 @@ def test_each_kind_of_gpu_has_nights_of_its_own(module: ModuleType, monkeypatch:
     elsewhere = module._here()
     there["dag"] = module.fp8bench_nightly
     assert module._here() == module.run_directory("manual-1") != elsewhere
+    assert elsewhere == paths.night_directory(module.CONFIG.runs_dir, night.dag_id, "manual-1")  # as the plugin looks
 
 
 def test_everything_is_explained_and_bounded_in_time(described: dict[str, Any]) -> None:

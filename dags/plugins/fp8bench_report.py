@@ -21,8 +21,9 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fp8bench import config, paths, records
 from fp8bench.rundir import RunDir
 
-DAG_ID = "fp8bench_nightly"
+DAG_ID = paths.NIGHTLY_DAG
 PREFIX = "/fp8bench"
+NO_NIGHT = f"The runs of this DAG measure nothing: look at those of {DAG_ID}."
 CONFIG = config.load()
 
 
@@ -69,23 +70,32 @@ def of_directory(name: str) -> HTMLResponse:
     return _page(RunDir(CONFIG.runs_dir / name).report, "This night has no report (yet).")
 
 
-@app.get("/report/{run_id:path}")
-def of_run(run_id: str) -> HTMLResponse:
-    """The report of a DAG run, by its run id."""
-    run = RunDir(paths.run_directory(CONFIG.runs_dir, run_id))
+def _night(dag_id: str, run_id: str) -> RunDir | None:
+    """The night of a DAG run; None of a DAG without nights: it shows the same tabs, and its runs may bear their ids."""
+    return RunDir(paths.night_directory(CONFIG.runs_dir, dag_id, run_id)) if dag_id.startswith(DAG_ID) else None
+
+
+@app.get("/report/{dag_id}/{run_id:path}")
+def of_run(dag_id: str, run_id: str) -> HTMLResponse:
+    """The report of a DAG run."""
+    if (run := _night(dag_id, run_id)) is None:
+        return _page(Path(), NO_NIGHT)
     return _page(
         run.report, "This run has no report yet: the task <b>render</b> writes it, a few minutes before the end."
     )
 
 
-@app.get("/mlflow/{run_id:path}", response_model=None)
-def in_mlflow(run_id: str) -> HTMLResponse | RedirectResponse:
+@app.get("/mlflow/{dag_id}/{run_id:path}", response_model=None)
+def in_mlflow(dag_id: str, run_id: str) -> HTMLResponse | RedirectResponse:
     """The way to a DAG run's page in MLflow."""
-    path = RunDir(paths.run_directory(CONFIG.runs_dir, run_id)).mlflow
-    link = records.read(records.Logged, path).links.get("night", "") if path.is_file() else ""
+    if (run := _night(dag_id, run_id)) is None:
+        return _page(Path(), NO_NIGHT)
+    link = records.read(records.Logged, run.mlflow).links.get("night", "") if run.mlflow.is_file() else ""
     if link.startswith(("http://", "https://")):
         return RedirectResponse(link, headers=HEADERS)
-    return _page(path, "This run is not in MLflow (yet), or MLflow has no known web address: set <b>mlflow.ui_url</b>.")
+    return _page(
+        run.mlflow, "This run is not in MLflow (yet), or MLflow has no known web address: set <b>mlflow.ui_url</b>."
+    )
 
 
 class Fp8benchPlugin(AirflowPlugin):
@@ -94,10 +104,10 @@ class Fp8benchPlugin(AirflowPlugin):
     external_views = [  # noqa: RUF012
         {
             "name": "FP8 report",
-            "href": f"{PREFIX}/report/{{RUN_ID}}",
+            "href": f"{PREFIX}/report/{{DAG_ID}}/{{RUN_ID}}",
             "destination": "dag_run",
             "url_route": "fp8bench-report",
         },
-        {"name": "MLflow", "href": f"{PREFIX}/mlflow/{{RUN_ID}}", "destination": "dag_run"},
+        {"name": "MLflow", "href": f"{PREFIX}/mlflow/{{DAG_ID}}/{{RUN_ID}}", "destination": "dag_run"},
         {"name": "FP8 nights", "href": f"{PREFIX}/index.html", "destination": "nav", "url_route": "fp8bench-nights"},
     ]
