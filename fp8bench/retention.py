@@ -1,7 +1,8 @@
 """What of the home directory is no longer needed, by the `[retention]` settings: old nights, and builds of nobody.
 
-Removed is only what fp8bench recognises as its own: a night by its `prepare.json`, a build by a `build.json` that
-bears its name, a compiled library by the name of its file. Symbolic links are left alone and not followed.
+Removed is only what fp8bench recognises as its own: a night by its `prepare.json`, one that never began by a stage's
+lock and nothing that such a night does not leave, a build by a `build.json` that bears its name, a compiled library by
+the name of its file. Symbolic links are left alone and not followed.
 
 A night is given up under all locks of its stages and builds under the lock that builders share, so nothing in use is
 touched; and it is renamed before it is removed, so an interrupted removal leaves no half night, and the next finishes.
@@ -13,7 +14,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,9 @@ _GIVEN_UP = ".pruned-"  # + the name that a directory had
 _HASH = re.compile(r"[0-9a-f]{16}")
 _LEFT_OVER = re.compile(r"\.(tree|build|compile|copy)-\w{8}")  # of a build or a launch that was killed
 _LEFT_OVER_AGE = timedelta(days=1)
+# of a night that never came to know what to measure: what it holds at least one of, and what else it may hold
+_UNBEGUN_LOCKS = {".prepare.lock", ".alert.lock"}
+_UNBEGUN = _UNBEGUN_LOCKS | {"config.json", "logs", "outbox"}
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ class _Pruning:
     def _own_nights(self) -> Iterator[_Night]:
         for path in _directories(self._config.runs_dir, re.compile(r"[^.].*")):
             run = RunDir(path)
+            if _never_began(path):
+                self._give_up_unbegun(run)
+                continue
             try:
                 yield _Night(run, run.prepared())
             except (RunDirError, OSError):
@@ -151,6 +158,20 @@ class _Pruning:
         except RunDirError as error:
             self._keep(path, f"in use: {error}")
             return False
+
+    def _give_up_unbegun(self, run: RunDir) -> None:
+        """Remove a night that never began, once nobody will take it up any more."""
+        days = self._policy.keep_unfinished_days
+        if self._now - _last_write(run.path) <= timedelta(days=days):
+            return
+        if alerts.pending(run.path):
+            self._keep(run.path, "has mails that were not sent")
+            return
+        try:
+            with nullcontext() if self._dry_run else run.locked("prepare"):
+                self._remove(run.path, f"a night that never began, untouched for more than {days:g} days")
+        except RunDirError as error:
+            self._keep(run.path, f"in use: {error}")
 
     # ---- builds ---------------------------------------------------------------------------------------------
 
@@ -267,8 +288,17 @@ def _directories(place: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 def _last_sign(night: _Night) -> datetime:
     """When an unfinished night last wrote a file, or when it began."""
-    times = [path.lstat().st_mtime for path in night.run.path.rglob("*")]
-    return max(night.prepared.created, datetime.fromtimestamp(max(times, default=0), UTC))
+    return max(night.prepared.created, _last_write(night.run.path))
+
+
+def _last_write(directory: Path) -> datetime:
+    times = [path.lstat().st_mtime for path in directory.rglob("*")]
+    return datetime.fromtimestamp(max(times, default=0), UTC)
+
+
+def _never_began(directory: Path) -> bool:
+    held = {path.name for path in directory.iterdir()}
+    return bool(held & _UNBEGUN_LOCKS) and held <= _UNBEGUN
 
 
 def _manifest(build: Path) -> builds.Manifest | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -61,9 +60,13 @@ class RunDir:
             raise RunDirError(f"{self.path} is not empty and no run directory: give an empty or a new one.")
 
     def discard_unprepared(self) -> None:
-        """Remove the directory of a night that never began."""
-        if not self.prepare.is_file():
-            shutil.rmtree(self.path, ignore_errors=True)
+        """Remove what `prepare` left of a night that never began, and the directory unless it holds anything else."""
+        if self.prepare.is_file():
+            return
+        with suppress(OSError):
+            for left in (self.config, self._lock("prepare")):
+                left.unlink(missing_ok=True)
+            self.path.rmdir()
 
     def prepared(self) -> records.Prepared:
         return records.read(records.Prepared, self.prepare)
@@ -144,12 +147,14 @@ class RunDir:
         """Note that MLflow has the report as it is now."""
         records.write_bytes(_digest(self.report).encode(), self.attached)
 
+    def _lock(self, name: str) -> Path:
+        return self.path / f".{name}.lock"
+
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Hold the lock `name`; RunDirError when another process holds it. Ends with the process, however it ends."""
-        path = self.path / f".{name}.lock"
         try:
-            file = path.open("a+")
+            file = self._lock(name).open("a+")
         except OSError as error:
             raise RunDirError(f"cannot write to {self.path}: {error.strerror}.") from None
         with file:

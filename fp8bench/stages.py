@@ -36,7 +36,7 @@ from . import (
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
-from .errors import Fp8BenchError, RunDirError, StoreError, UsageError
+from .errors import Fp8BenchError, NightSkipped, RunDirError, StoreError, UsageError
 from .preparation import Request
 from .records import CheckReport, CheckResult, CheckStatus, Prepared, Role, TimingReport
 from .rundir import RunDir
@@ -137,7 +137,11 @@ def _prepare(night: _Night) -> None:
     if night.run.is_done("prepare"):
         preparation.refuse_another(night.run, request, night.config.device, night.config.timing.planted)
         return
-    prepared = preparation.decide(night.config, request)
+    try:
+        prepared = preparation.decide(night.config, request)
+    except NightSkipped:  # nothing is wrong, so nothing may look like a night that failed
+        night.run.discard_unprepared()
+        raise
     records.write_bytes(night.config.frozen_json().encode() + b"\n", night.run.config)
     records.write(prepared, night.run.prepare)
 

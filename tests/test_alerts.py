@@ -436,6 +436,17 @@ def test_golden_digest(nights):
     )
 
 
+def test_a_night_that_never_began_is_no_night_of_the_digest(home):
+    """It measured nothing; that it was there is told all the same."""
+    now = datetime.now(UTC)
+    for name in ("one", "two"):
+        (home / "runs" / name).mkdir(parents=True)
+    assert digest.build(settings(), now).subject.endswith(": no night ran, 2 that never began, 0 causes open")
+    make_night(home / "runs" / "clean", "clean", created=now)
+    told = "1 night, 1 without a regression, 2 that never began, 0 causes open"
+    assert digest.build(settings(), now + timedelta(seconds=1)).subject.endswith(f": {told}")
+
+
 # ---- the environment has shifted ------------------------------------------------------------------------------
 
 

@@ -341,7 +341,7 @@ def test_a_night_without_kernel_changes_is_skipped_where_that_is_set(
     result = dag.test(run_after=when, logical_date=None, run_conf=conf)
     states = {instance.task_id: str(instance.state) for instance in result.get_task_instances()}
     assert states == dict.fromkeys(ORDER, "skipped")
-    assert not list(directory.parent.glob(f"{directory.name}/prepare.json"))
+    assert not list(directory.parent.glob(f"{directory.name}*"))
 
 
 @pytest.mark.parametrize(("catch_up", "late"), [("latest", True), ("none", True), ("none", False)])

@@ -316,3 +316,34 @@ def test_a_damaged_ledger_of_causes_stops_the_removal(home: Home) -> None:
     with pytest.raises(RunDirError, match="causes"):
         home.prune()
     assert len(list(home.config.runs_dir.iterdir())) == 3
+
+
+def test_a_night_that_never_began_goes_when_nobody_takes_it_up_any_more(home: Home) -> None:
+    def unbegun(name: str, days: float, *files: str) -> Path:
+        path = home.config.runs_dir / name
+        for file in files:
+            records.write_bytes(b"{}", path / file)
+        for entry in path.rglob("*"):
+            os.utime(entry, (time.time() - days * DAY,) * 2)
+        return path
+
+    message = "outbox/000.json"
+    gone = [
+        unbegun("failed", 8, ".prepare.lock", "config.json", "logs/failed-prepare.txt"),
+        unbegun("told", 8, ".alert.lock", message, "outbox/000.sent"),
+    ]
+    kept = [
+        unbegun("young", 6, ".prepare.lock"),
+        unbegun("untold", 8, ".prepare.lock", message),
+        unbegun("thesis", 8, ".prepare.lock", "thesis.tex"),
+        unbegun("foreign", 8, "config.json"),
+    ]
+    with RunDir(unbegun("used", 8, ".prepare.lock")).locked("prepare"):
+        os.utime(home.config.runs_dir / "used" / ".prepare.lock", (time.time() - 8 * DAY,) * 2)
+        assert names(home.prune(dry_run=True).removed) == {"failed", "told", "used"}
+        found = home.prune()
+    assert names(found.removed) == {"failed", "told"}
+    assert not any(path.exists() for path in gone)
+    assert all(path.is_dir() for path in kept)
+    assert {entry.path.name: entry.reason for entry in found.kept}["untold"] == "has mails that were not sent"
+    assert "in use" in {entry.path.name: entry.reason for entry in found.kept}["used"]

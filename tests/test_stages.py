@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import CHECKOUT
 from nights import make_night
 from pydantic import SecretStr
 
 from fp8bench import config, records, stages
-from fp8bench.config import Config, MailSettings, MlflowSettings, TimingSettings, WorkerSettings
-from fp8bench.errors import RunDirError, SuiteError, UsageError
+from fp8bench.config import Config, MailSettings, MlflowSettings, NightSettings, TimingSettings, WorkerSettings
+from fp8bench.errors import NightSkipped, RunDirError, SuiteError, UsageError
 from fp8bench.preparation import Request
 from fp8bench.records import CheckReport, CheckResult, CheckStatus
 from fp8bench.rundir import RunDir
@@ -104,6 +105,23 @@ def test_one_process_a_stage(tmp_path: Path, settings: Config) -> None:
     ):
         stages.run_stage("judge", run.path, settings)
     assert stages.run_stage("judge", run.path, settings) == 0
+
+
+def test_a_skipped_night_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A night that was skipped on purpose must not be taken for one that failed, by whatever command it was begun."""
+    skipping = Config(home=tmp_path / "home", device="cpu", nights=NightSettings(unchanged="skip"))
+    asked = stages.Options(Request(repo=str(CHECKOUT), baseline="HEAD"))
+    with pytest.raises(NightSkipped, match="nothing to measure"):
+        stages.run_stage("prepare", skipping.runs_dir / "night", skipping, asked)
+    assert list(skipping.runs_dir.iterdir()) == []
+
+
+def test_what_is_not_of_a_night_that_never_began_stays(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "night")
+    for path in (run.config, run.path / ".prepare.lock", run.logs / "failed-prepare.txt"):
+        records.write_bytes(b"", path)
+    run.discard_unprepared()
+    assert [path.name for path in run.path.iterdir()] == ["logs"]
 
 
 def test_a_foreign_directory_is_left_alone(tmp_path: Path, settings: Config) -> None:

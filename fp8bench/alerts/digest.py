@@ -71,9 +71,7 @@ def build(config: Config, now: datetime | None = None) -> Message:
 
 def _view(found: Sequence[Entry], standing: Sequence[Standing], index: str) -> Digest:
     tracks = list(nights.tracks(found).items())
-    quiet = sum(entry.square == "ok" for entry in found)
-    counted = f"{wording.count(len(found), 'night')}, {quiet} without a regression" if found else "no night ran"
-    lead = f"{counted}, {wording.count(len(standing), 'cause')} open"
+    lead = f"{_counted(found)}, {wording.count(len(standing), 'cause')} open"
     return Digest(
         lead=lead,
         tracks=tuple(
@@ -85,6 +83,14 @@ def _view(found: Sequence[Entry], standing: Sequence[Standing], index: str) -> D
         more_open=max(0, len(standing) - CAUSES),
         index=index,
     )
+
+
+def _counted(found: Sequence[Entry]) -> str:
+    """`6 nights, 5 without a regression, 1 that never began`"""
+    ran = sum(entry.began for entry in found)
+    quiet = sum(entry.square == "ok" for entry in found)
+    counted = f"{wording.count(ran, 'night')}, {quiet} without a regression" if ran else "no night ran"
+    return counted + (f", {len(found) - ran} that never began" if len(found) > ran else "")
 
 
 def _nights(found: Sequence[Entry]) -> str:

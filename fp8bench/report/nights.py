@@ -44,6 +44,11 @@ class Entry:
     planted: bool = False  # slowed down on purpose: it stands in the table of nights alone
 
     @property
+    def began(self) -> bool:
+        """Whether it came to know what to measure, as far as anybody can tell."""
+        return bool(self.device) or self.badge is not UNFINISHED
+
+    @property
     def judged(self) -> bool:
         return self.badge not in (UNFINISHED, DAMAGED)
 
