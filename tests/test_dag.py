@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -344,24 +344,38 @@ def test_a_night_without_kernel_changes_is_skipped_where_that_is_set(
     assert not list(directory.parent.glob(f"{directory.name}*"))
 
 
-@pytest.mark.parametrize(("catch_up", "late"), [("latest", True), ("none", True), ("none", False)])
-def test_a_late_night_measures_the_commit_of_its_time_or_nothing(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch, catch_up: str, late: bool
+@pytest.mark.parametrize(
+    ("kind", "catch_up", "late", "ends"),
+    [
+        ("scheduled", "latest", True, "at its time"),
+        ("scheduled", "none", True, "skipped"),
+        ("scheduled", "none", False, "now"),
+        ("backfill", "none", True, "at its time"),
+        ("manual", "latest", True, "now"),
+        ("manual", "none", True, "now"),
+        ("operator_triggered", "none", True, "now"),
+    ],
+)
+def test_a_night_that_the_schedule_wanted_measures_the_commit_of_its_time_or_nothing(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, kind: str, catch_up: str, late: bool, ends: str
 ) -> None:
     from airflow.sdk.exceptions import AirflowSkipException
+    from airflow.utils.types import DagRunType
 
     when = datetime.now(UTC) - timedelta(hours=30 if late else 0)
     monkeypatch.setattr(module, "SETTINGS", module.SETTINGS.model_copy(update={"catch_up": catch_up}))
-    monkeypatch.setattr(
-        module,
-        "get_current_context",
-        lambda: {"logical_date": when, "run_id": "scheduled__late", "dag": module.fp8bench_nightly},
-    )
-    if late and catch_up == "none":
+    context = {
+        "logical_date": when,
+        "run_id": "late",
+        "dag": module.fp8bench_nightly,
+        "dag_run": SimpleNamespace(run_type=DagRunType(kind)),
+    }
+    monkeypatch.setattr(module, "get_current_context", lambda: context)
+    if ends == "skipped":
         with pytest.raises(AirflowSkipException, match="was missed"):
             module._made_up_for()
     else:
-        assert module._made_up_for() == (["--at", when.isoformat()] if late else [])
+        assert module._made_up_for() == (["--at", when.isoformat()] if ends == "at its time" else [])
 
 
 def test_a_night_a_commit_is_triggered_by_its_own_name(airflow_database: Path, tmp_path: Path) -> None:
