@@ -2,8 +2,8 @@
 
 * On a schedule (`airflow.commits_schedule`, off by default) these are the commits that came since the last nights.
 * Triggered by hand with a range `A..B`, those of the range, each against A or the baseline that is given: a backfill.
-* A night's run id is made of its commits, so one that is there already is not triggered again. Nights wait for each
-  other.
+* A night's run id is made of its commits, so one that is there already is not triggered again. One that ended without
+  a verdict is, under another id (`...-try-2`), and at most twice. Nights wait for each other.
 """
 
 from __future__ import annotations
@@ -48,10 +48,19 @@ def find() -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AirflowException((done.stderr.strip().splitlines() or ["fp8bench commits said nothing"])[-1])
-    return [
-        {"trigger_run_id": entry.pop("run"), "conf": entry | {"suite": params["suite"]}}
-        for entry in json.loads(done.stdout)
-    ]
+    wanted = [(_next(entry.pop("runs")), entry) for entry in json.loads(done.stdout)]
+    return [{"trigger_run_id": run, "conf": entry | {"suite": params["suite"]}} for run, entry in wanted if run]
+
+
+def _next(runs: list[str]) -> str:
+    """The first of `runs` that was not triggered yet; "" while the one before it goes on, and when none is left."""
+    ti = get_current_context()["ti"]
+    for run_id in runs:
+        if not ti.get_dr_count(NIGHTLY, run_ids=[run_id]):
+            return run_id
+        if ti.get_dr_count(NIGHTLY, run_ids=[run_id], states=["queued", "running"]):
+            return ""
+    return ""
 
 
 @dag(

@@ -146,6 +146,16 @@ def unmeasured(
     return tuple(describe(directory, sha) for sha in reversed(listed.split()))
 
 
+def of_branch(repo: str | Path, branch: str, named: Sequence[str], cache_dir: Path) -> tuple[Commit, ...]:
+    """Those of `named` (shas, or how they begin) that `branch` contains as it was last fetched, oldest first by its
+    committer's clock."""
+    directory = open_repo(repo, cache_dir, fetch=False)
+    tip = _commit_of(directory, branch)
+    shas = [sha for name in named if (sha := _commit_of(directory, name)) and _contains(directory, tip, sha)]
+    listed = _checked(directory, "rev-list", "--no-walk", "--end-of-options", *shas) if shas else ""
+    return tuple(describe(directory, sha) for sha in reversed(listed.split()))
+
+
 def _contains(directory: Path, tip: str, sha: str) -> bool:
     return _git(directory, "merge-base", "--is-ancestor", sha, tip).returncode == 0
 

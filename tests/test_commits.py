@@ -59,6 +59,26 @@ def test_new_commits_are_those_since_the_last_night(repo: Path, tmp_path: Path) 
     assert commits.new(config, str(repo)) == []
 
 
+def test_a_night_that_failed_is_owed_also_behind_a_later_one(repo: Path, tmp_path: Path) -> None:
+    """A later night contains the commit, and yet says nothing about it alone."""
+    config = Config(home=tmp_path)
+    measure(config, repo, "main~4")
+    first = run(repo, "rev-parse", "main~2")[:12]
+    (config.runs_dir / f"commit-{first}").mkdir()  # failed before it was prepared
+    measure(config, repo, "main")
+    (owed,) = commits.new(config, str(repo))
+    assert owed.commit.subject == "Commit 3"
+    assert commits.runs(config, owed) == (f"commit-{first}", f"commit-{first}-try-2", f"commit-{first}-try-3")
+    (config.runs_dir / f"commit-{first}-try-2").mkdir()  # failed again
+    assert subjects(commits.new(config, str(repo))) == ["Commit 3"]
+    assert subjects(commits.new(config, str(repo), "main~4")) == []  # that was no night against this baseline
+    (config.runs_dir / f"commit-{first}-try-2" / "verdicts.json").write_text("{}")
+    assert commits.new(config, str(repo)) == []
+    assert commits.runs(config, owed) == (f"commit-{first}", f"commit-{first}-try-2")
+    (config.runs_dir / f"commit-{'0' * 12}").mkdir()  # of another repository
+    assert commits.new(config, str(repo)) == []
+
+
 def test_a_range_is_compared_with_its_start_or_a_baseline(repo: Path, tmp_path: Path) -> None:
     config = Config(home=tmp_path)
     found = commits.in_range(config, str(repo), "main~4..main")

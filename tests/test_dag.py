@@ -378,32 +378,61 @@ def test_a_night_that_the_schedule_wanted_measures_the_commit_of_its_time_or_not
         assert module._made_up_for() == (["--at", when.isoformat()] if ends == "at its time" else [])
 
 
-def test_a_night_a_commit_is_triggered_by_its_own_name(airflow_database: Path, tmp_path: Path) -> None:
-    from airflow.dag_processing.dagbag import DagBag
-
-    dag = DagBag(DAG_FILE.parent).dags["fp8bench_commits"]
-    assert dag.schedule is None
-    trigger = dag.get_task("trigger")
-    assert trigger.partial_kwargs["skip_when_already_exists"]
-
-    def git(*arguments: str) -> str:
-        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-        command = ["git", "-C", str(tmp_path), *who, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    git("init", "-q")
-    (tmp_path / "csrc").mkdir()
+@pytest.fixture
+def kernels(tmp_path: Path) -> Path:
+    """A repository of three commits that touch kernels."""
+    repo = tmp_path / "kernels"
+    (repo / "csrc").mkdir(parents=True)
+    git(repo, "init", "-q")
     for number in range(3):
-        (tmp_path / "csrc" / "kernel.cu").write_text(str(number))
-        git("add", "-A")
-        git("commit", "-qm", f"Kernel {number}")
-    command = [sys.executable, "-m", "fp8bench", "commits", "--json", f"--repo={tmp_path}", "--commits=HEAD~2..HEAD"]
+        (repo / "csrc" / "kernel.cu").write_text(str(number))
+        git(repo, "add", "-A")
+        git(repo, "commit", "-qm", f"Kernel {number}")
+    return repo
+
+
+def git(repo: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(repo), "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_night_a_commit_is_triggered_by_its_own_name(kernels: Path) -> None:
+    command = [sys.executable, "-m", "fp8bench", "commits", "--json", f"--repo={kernels}", "--commits=HEAD~2..HEAD"]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
-    first, listed = git("rev-parse", "HEAD~2"), json.loads(done.stdout)
+    first, listed = git(kernels, "rev-parse", "HEAD~2"), json.loads(done.stdout)
     assert len(listed) == 2
     for entry in listed:
         assert entry["baseline"] == first
-        assert entry["run"] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
+        assert entry["runs"][0] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
+
+
+def test_a_commit_s_night_is_triggered_again_while_it_ends_without_a_verdict(
+    airflow_database: Path, kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.models import DagRun
+    from airflow.utils.session import create_session
+
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path / "home"))
+    bag = DagBag(DAG_FILE.parent)
+    assert bag.dags["fp8bench_commits"].schedule is None
+    assert bag.dags["fp8bench_commits"].get_task("trigger").partial_kwargs["skip_when_already_exists"]
+    name = f"commit-{git(kernels, 'rev-parse', 'HEAD')[:12]}"
+
+    def triggered(state: str) -> list[str]:
+        """The runs after one look for commits; what they ended as since."""
+        bag.dags["fp8bench_commits"].test(run_conf={"repo": str(kernels)})
+        with create_session() as session:
+            found = session.query(DagRun).filter(DagRun.run_id.startswith(name)).all()
+            for run in found:
+                run.state = state
+            return sorted(run.run_id for run in found)
+
+    assert triggered("running") == [name]
+    assert triggered("failed") == [name]  # it went on: nothing to do
+    assert triggered("success") == [name, f"{name}-try-2"]  # the second one was skipped
+    records.write_bytes(b"{}", tmp_path / "home" / "runs" / f"{name}-try-2" / "verdicts.json")
+    assert triggered("failed") == [name, f"{name}-try-2"]
 
 
 def test_upkeep_runs_the_commands_and_is_red_when_they_fail(
