@@ -10,6 +10,8 @@ prepare -> build -> check -> time (a task a shard) -> screen -> confirm (a task 
   of the DAG run. A stage whose result is there does nothing, so tasks can be cleared and run again at will.
 * **check**, **time** and **confirm** hold a slot of the GPU pool. Executor, queue, pool, schedule and retries come from
   the `[airflow]` section of fp8bench's settings.
+* A night that ends without a verdict is one mail to the operators, with what failed and why; **prepare**, which needs
+  MLflow for the accepted baseline, is tried several times before, twice as long after each time.
 * Findings fail no stage: a night with a regression still logs, renders and mails. Only **gate** turns red, with the
   verdict as its message.
 * A night that was missed is made up for, by `airflow.catch_up`, with the commit that was the latest at its time. One
@@ -48,6 +50,7 @@ ON_GPU: dict[str, Any] = {"queue": SETTINGS.queue, "executor": SETTINGS.executor
 if SETTINGS.pod_template:
     ON_GPU["executor_config"] = {"pod_template_file": SETTINGS.pod_template}
 GPU: dict[str, Any] = {"pool": SETTINGS.pool, **ON_GPU}
+PREPARE_TRIES = 4  # of `prepare`, for each that other stages get
 LATE = timedelta(hours=1)  # a scheduled night that begins later is made up for, and measures the commit of its time
 
 DAG_ID = paths.NIGHTLY_DAG
@@ -55,6 +58,7 @@ COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
 PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
 SMTP_CONNECTION = "smtp_default"
 SUITES = ("smoke", "reference")  # that fp8bench ships
+NOTHING = "there was nothing to measure"
 
 log = logging.getLogger("airflow.task.fp8bench")
 
@@ -147,6 +151,32 @@ def _states() -> dict[str, str]:
     return found
 
 
+def _failed() -> list[str]:
+    """The tasks of this run that failed; of a shard with its number, `time_0`."""
+    return sorted(name for name, state in _states().items() if state == "failed")
+
+
+def _note_of(run_dir: Path, name: str) -> Path:
+    return run_dir / "logs" / f"failed-{name}.txt"
+
+
+def note_failure(context: Any) -> None:
+    """Keep why a task failed for good, whatever ended it: who has no verdict to tell of tells that."""
+    from fp8bench import records, wording
+
+    ti = context["ti"]
+    name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
+    why = wording.one_line(str(context.get("exception") or "nobody knows why"), 400)
+    records.write_bytes(f"{why}\n".encode(), _note_of(run_directory(ti.run_id, ti.dag_id), name))
+
+
+def _why_no_verdict() -> str:
+    """What the tasks that failed said."""
+    notes = ((name, _note_of(_here(), name)) for name in _failed())
+    told = [f"{name}: {note.read_text().strip() if note.is_file() else 'failed'}" for name, note in notes]
+    return "; ".join(told) or "no task failed, and none judged"
+
+
 def _made_up_for() -> list[str]:
     """`--at TIME` for a night that the schedule or a backfill wanted and that begins late, else nothing.
 
@@ -192,7 +222,13 @@ def _has_connection() -> bool:
     return True
 
 
-@task(execution_timeout=timedelta(minutes=30), **ON_GPU)
+# MLflow may be away for a while, and without it nobody knows the accepted baseline: twice the delay from try to try
+@task(
+    execution_timeout=timedelta(minutes=30),
+    retries=PREPARE_TRIES * SETTINGS.retries,
+    retry_exponential_backoff=2,
+    **ON_GPU,
+)
 def prepare() -> list[int]:
     """Resolve the commits, freeze the settings, describe the machine. Returns the numbers of the shards."""
     from fp8bench import records
@@ -263,14 +299,19 @@ def render() -> None:
     run_stage("render")
 
 
-@task(execution_timeout=timedelta(minutes=15), trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+@task(execution_timeout=timedelta(minutes=15), trigger_rule=TriggerRule.ALL_DONE)
 def alert() -> None:
-    """One mail for every cause, through the SMTP connection `smtp_default`, else by fp8bench's own settings."""
+    """One mail for every cause, or one to the operators when there is no verdict, through the SMTP connection
+    `smtp_default`, else by fp8bench's own settings."""
+    if _states().get("prepare") == "skipped":
+        raise AirflowSkipException(NOTHING)
+    why = "" if (_here() / "verdicts.json").exists() else _why_no_verdict()
+    where, options = (_here() / "no-verdict", [f"--no-verdict={why}"]) if why else (_here(), [])
     if _has_connection():
-        run_stage("alert", "--no-send")
-        log.info("%d mails sent through the connection %s", _send_by_connection(_here()), SMTP_CONNECTION)
+        run_stage("alert", "--no-send", *options)
+        log.info("%d mails sent through the connection %s", _send_by_connection(where), SMTP_CONNECTION)
     else:
-        run_stage("alert")
+        run_stage("alert", *options)
 
 
 @task(execution_timeout=timedelta(minutes=5), retries=0, trigger_rule=TriggerRule.ALL_DONE)
@@ -278,12 +319,11 @@ def gate() -> str:
     """Fail the run on a regression, on wrong, crashed or unbuilt kernels, on an invalid night, on failed stages."""
     from fp8bench import records
 
-    verdicts, states = _here() / "verdicts.json", _states()
-    if states.get("prepare") == "skipped":
-        raise AirflowSkipException("there was nothing to measure")
+    verdicts, failed = _here() / "verdicts.json", _failed()
+    if _states().get("prepare") == "skipped":
+        raise AirflowSkipException(NOTHING)
     code, _ = _stage("gate") if verdicts.exists() else (COULD_NOT_WORK, "")
     sentence = records.read(records.Verdicts, verdicts).sentence if verdicts.exists() else "There is no verdict."
-    failed = sorted(name for name, state in states.items() if state == "failed")
     if failed:
         sentence += f" Could not work: {', '.join(failed)}; what was measured is kept in {_here()}."
     if code or failed:
@@ -319,6 +359,7 @@ def nightly(fleet: str = "", queue: str = "") -> DAG:
             "queue": SETTINGS.control_queue,
             "retries": SETTINGS.retries,
             "retry_delay": timedelta(seconds=SETTINGS.retry_delay_s),
+            "on_failure_callback": note_failure,
         },
     ) as made:
         _night(where | ({"pool": f"{SETTINGS.pool}_{fleet}"} if fleet else {}), where)

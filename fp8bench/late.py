@@ -1,5 +1,7 @@
 """Tell what could not be told in time: nights that MLflow or the mail host did not take, once these are back.
 
+Also that a night has no verdict, where it still has none.
+
 A night is a directory that keeps everything, so it is a spool too: its `log`, `render` and `alert` stages are run
 again. They do nothing twice.
 """
@@ -56,3 +58,20 @@ def tell(config: Config, young_s: float = YOUNG_S) -> Iterator[Told]:
             yield Told(path, str(error))
         else:
             yield Told(path)
+    yield from _without_verdict(config, young_s)
+
+
+def _without_verdict(config: Config, young_s: float) -> Iterator[Told]:
+    """Send the mails about nights without a verdict that wait; a night that was judged since tells that itself."""
+    if all(channel.why_not(config) for channel in alerts.CHANNELS):
+        return
+    for message in sorted(config.runs_dir.glob("*/no-verdict/outbox/*.json")):
+        where, run = message.parent.parent, RunDir(message.parent.parent.parent)
+        if run.verdicts.is_file() or _age(message) <= young_s or not alerts.pending(where):
+            continue
+        try:
+            alerts.deliver(where, config)
+        except Fp8BenchError as error:
+            yield Told(run.path, str(error))
+        else:
+            yield Told(run.path)

@@ -33,7 +33,7 @@ _LEFT_OVER = re.compile(r"\.(tree|build|compile|copy)-\w{8}")  # of a build or a
 _LEFT_OVER_AGE = timedelta(days=1)
 # of a night that never came to know what to measure: what it holds at least one of, and what else it may hold
 _UNBEGUN_LOCKS = {".prepare.lock", ".alert.lock"}
-_UNBEGUN = _UNBEGUN_LOCKS | {"config.json", "logs", "outbox"}
+_UNBEGUN = _UNBEGUN_LOCKS | {"config.json", "logs", "no-verdict"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Pruning:
             return "the baseline was accepted from it"
         if night.prepared.run_id in self._open_runs:
             return "a cause that is open was seen or told in it"
-        if alerts.pending(night.run.path):
+        if alerts.pending(night.run.path) or (not night.is_finished and alerts.pending(night.run.no_verdict)):
             return "has mails that were not sent"
         if night.is_finished and not night.run.mlflow.is_file():
             return "is not in MLflow yet"
@@ -164,7 +164,7 @@ class _Pruning:
         days = self._policy.keep_unfinished_days
         if self._now - _last_write(run.path) <= timedelta(days=days):
             return
-        if alerts.pending(run.path):
+        if alerts.pending(run.no_verdict):
             self._keep(run.path, "has mails that were not sent")
             return
         try:

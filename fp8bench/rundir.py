@@ -14,7 +14,7 @@ import pandas as pd
 from . import records
 from .errors import RunDirError
 
-_PIECES = {"config.json", "prepare.json", "logs", "samples"}
+_PIECES = {"config.json", "prepare.json", "logs", "samples", "no-verdict"}
 
 
 class RunDir:
@@ -38,6 +38,7 @@ class RunDir:
         self.alerts = path / "alerts.json"
         self.outbox = path / "outbox"
         self.refused = self.outbox / "refused.txt"
+        self.no_verdict = path / "no-verdict"  # holds an outbox of its own: the mail that the night has none
         self.logs = path / "logs"
 
     def time(self, shard: int) -> Path:

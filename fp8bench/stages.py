@@ -61,6 +61,7 @@ class Options:
     request: Request = field(default_factory=Request)  # prepare
     shard: int | None = None  # time, confirm; None: all, each on its own GPU
     send: bool = True  # alert; False: the messages are written, and somebody else delivers them
+    no_verdict: str = ""  # alert: why the night has no verdict, which is then what the operators are told
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ def run_stage(
         raise UsageError(f"unknown stage {name!r}: use one of {', '.join(STAGES)}.")
     run, options = RunDir(run_dir.resolve()), options or Options()
     try:
-        if name == "prepare":
+        needs_none = name == "prepare" or (name == "alert" and options.no_verdict)  # prepared night, frozen settings
+        if needs_none:
             run.create()
         elif not run.prepare.is_file():
             raise RunDirError(f"{run.path} holds no prepared night: run `fp8bench stage prepare` on it first.")
-        settings = config if name == "prepare" else frozen_config(run, config)
+        settings = config if needs_none else frozen_config(run, config)
         # Shards are timed side by side, so each of them takes a lock of its own.
         with nullcontext() if name in _SHARDED else run.locked(name), timeline.noted(run, name, options.shard) as watch:
             return STAGES[name](_Night(run, settings, options, progress, watch)) or 0
@@ -421,6 +423,13 @@ def refresh_index(config: Config) -> Path:
 def _alert(night: _Night) -> None:
     from . import alerts
 
+    if night.options.no_verdict:
+        if night.run.is_done("judge"):
+            raise UsageError(f"{night.run.path} has a verdict: leave --no-verdict out, so that it is told.")
+        where = alerts.compose_no_verdict(night.run.path, night.config, night.options.no_verdict)
+        if night.options.send:
+            alerts.deliver(where, night.config)
+        return
     before = causes.read(night.config.home)
     alerts.compose(night.run.path, night.config)
     if causes.read(night.config.home) != before and night.run.path.parent == night.config.runs_dir.resolve():

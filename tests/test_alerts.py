@@ -13,10 +13,10 @@ from nights import STATES, make_night
 from PIL import Image
 from ports import free_port
 
-from fp8bench import alerts, causes, records, stages
+from fp8bench import alerts, causes, late, records, stages
 from fp8bench.alerts import digest, smtp
 from fp8bench.config import Config, MailSettings
-from fp8bench.errors import DeliveryError
+from fp8bench.errors import DeliveryError, UsageError
 from fp8bench.records import Cause, Effect, Logged, Message, Prepared, Shift, Verdict, Verdicts
 
 GOLDEN = Path(__file__).parent / "golden" / "mail"
@@ -226,6 +226,54 @@ def test_an_attachment_outside_the_run_directory_is_refused(tmp_path):
     message = Message(subject="s", to=TO, text="t", html="h", attachments=("../secret",))
     with pytest.raises(DeliveryError, match="outside the run directory"):
         smtp.compose(message, tmp_path / "run", "me@example.org")
+
+
+# ---- no verdict ---------------------------------------------------------------------------------------------
+
+WHY = "prepare: stage prepare could not work (exit code 4): MLflow at http://127.0.0.1:9 did not answer"
+
+
+def tell_no_verdict(run_dir: Path, config: Config) -> None:
+    stages.run_stage("alert", run_dir, config, stages.Options(no_verdict=WHY))
+
+
+def test_golden_mail_of_a_night_without_a_verdict(tmp_path):
+    where = alerts.compose_no_verdict(tmp_path / "night", settings(), WHY)
+    assert_golden("no_verdict", sorted((where / "outbox").glob("*.json")), tmp_path)
+
+
+def test_a_night_without_a_verdict_is_told_to_the_operators_once(home, sink):
+    config = settings(operators=("ops@example.org",), host="127.0.0.1", port=sink.port)
+    unmade, unjudged = config.runs_dir / "unmade", make_night(config.runs_dir / "unjudged", until="build")
+    for run_dir in (unmade, unjudged, unmade):
+        tell_no_verdict(run_dir, config)
+    assert [recipients for recipients, _ in sink.taken] == [["ops@example.org"]] * 2
+    assert all(mail["Subject"].startswith(f"[fp8bench] NO VERDICT: {WHY}"[:149]) for _, mail in sink.taken)
+
+
+def test_a_refused_mail_about_no_verdict_is_told_later_unless_there_is_one_by_then(home, refusing, sink):
+    config = settings(host="127.0.0.1", port=refusing.port)
+    for name in ("one", "judged"):
+        with pytest.raises(DeliveryError, match="no thanks"):
+            tell_no_verdict(config.runs_dir / name, config)
+    make_night(config.runs_dir / "judged", "clean", config=config)
+    back = settings(host="127.0.0.1", port=sink.port)
+    assert list(late._without_verdict(back, young_s=3600)) == []  # the task tries again itself
+    assert [told.path.name for told in late.tell(back, young_s=-1)] == ["judged", "one"]
+    assert len(sink.taken) == 1
+    assert [told.path.name for told in late.tell(back, young_s=-1)] == []
+
+
+def test_a_mail_about_no_verdict_stands_in_for_no_other(home, sink):
+    """A night that was cleared and judged after all says what it found."""
+    config = settings(host="127.0.0.1", port=sink.port)
+    run_dir = config.runs_dir / "night"
+    tell_no_verdict(run_dir, config)
+    make_night(run_dir, "regressed", config=config)
+    with pytest.raises(UsageError, match="has a verdict: leave --no-verdict out"):
+        tell_no_verdict(run_dir, config)
+    stages.run_stage("alert", run_dir, config)
+    assert [mail["Subject"].split()[1] for _, mail in sink.taken] == ["NO", "REGRESSED"]
 
 
 # ---- over several nights ------------------------------------------------------------------------------------

@@ -327,10 +327,10 @@ def test_a_night_that_never_began_goes_when_nobody_takes_it_up_any_more(home: Ho
             os.utime(entry, (time.time() - days * DAY,) * 2)
         return path
 
-    message = "outbox/000.json"
+    message = "no-verdict/outbox/001.json"
     gone = [
         unbegun("failed", 8, ".prepare.lock", "config.json", "logs/failed-prepare.txt"),
-        unbegun("told", 8, ".alert.lock", message, "outbox/000.sent"),
+        unbegun("told", 8, ".alert.lock", message, "no-verdict/outbox/001.sent"),
     ]
     kept = [
         unbegun("young", 6, ".prepare.lock"),

@@ -57,6 +57,16 @@ def compose_digest(config: Config, now: datetime) -> Path:
     return where
 
 
+def compose_no_verdict(run_dir: Path, config: Config, why: str) -> Path:
+    """Write what the operators are told of a night without a verdict, one message however often it is tried.
+
+    Returns the directory with its outbox: it is none of the mails of the verdict that the night may still get.
+    """
+    where = RunDir(run_dir).no_verdict
+    _keep(where, 1, Finished(messages.no_verdict(run_dir, config, why)))
+    return where
+
+
 def _keep(run_dir: Path, number: int, finished: Finished) -> Path:
     path = run_dir / "outbox" / f"{number:03}.json"
     if _marker(path).exists():

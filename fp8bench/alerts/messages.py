@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import planting, wording
@@ -78,6 +79,27 @@ def build(night: Night, plan: Alerts, ledger: Ledger, config: Config) -> list[Fi
         elif planned.kind == "shifted":
             found.append(_of_shift(night, config))
     return found
+
+
+def no_verdict(run_dir: Path, config: Config, why: str) -> Message:
+    """What the operators are told of a night that proves nothing because it could not be measured or judged."""
+    mail = Mail(
+        verdict="NO VERDICT",
+        tone="warn",
+        lead=f"Night {run_dir.name} ended without a verdict and proves nothing.",
+        detail=wording.one_line(why, 600),
+        compared="nothing that was judged; what was done is kept, and the night can be run again",
+        links=(("Run directory", str(run_dir)),),
+    )
+    title = wording.one_line(f"{TAG} NO VERDICT: {why}")
+    return Message(
+        subject=title,
+        to=config.mail.operators or config.mail.to,
+        text=template("mail/mail.txt.j2").render(mail=mail),
+        html=template("mail/mail.html.j2").render(mail=mail, title=title),
+        cause="no verdict",
+        message_id=message_id(run_dir.name, "no verdict", ""),
+    )
 
 
 def message_id(run_id: str, about: str, device: str) -> str:

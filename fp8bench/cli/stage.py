@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", type=Path, required=True, help="directory of the night")
     add_request(parser)
     parser.add_argument("--shard", type=int, help="time, confirm: only this shard, 0 and up (default: all)")
+    parser.add_argument("--no-verdict", default="", metavar="WHY", help="alert: tell the operators that, instead")
     parser.add_argument("--no-send", action="store_true", help="alert: write the messages, deliver none")
 
 
@@ -60,7 +61,7 @@ def settings_of(args: argparse.Namespace) -> config.Config:
 
 
 def run(args: argparse.Namespace) -> int:
-    options = stages.Options(request_of(args), args.shard, not args.no_send)
+    options = stages.Options(request_of(args), args.shard, not args.no_send, args.no_verdict)
     with Reporter() as reporter, reporter.step(args.name):
         code = stages.run_stage(args.name, args.run_dir, settings_of(args), options, reporter)
         if args.name == "screen":
