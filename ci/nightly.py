@@ -37,7 +37,7 @@ from rich.table import Table  # noqa: E402
 from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_command, mlflow_version  # noqa: E402
 
 from fp8bench import config, records, timeline  # noqa: E402
-from fp8bench.errors import Fp8BenchError  # noqa: E402
+from fp8bench.cli import EXIT_ERROR, Parser, explain  # noqa: E402
 from fp8bench.rundir import RunDir  # noqa: E402
 
 TASKS = ("prepare", "build", "check", "time", "screen", "confirm", "judge", "log", "render", "alert", "gate")
@@ -46,7 +46,7 @@ STAGE_LOGGER = "airflow.task.fp8bench"
 MLFLOW_PORT = 5000  # links in report and mail lead there
 TRIGGER_SECONDS = 120  # a fresh database refuses triggers for a while
 STYLES = {"success": "green", "running": "cyan", "failed": "red", "upstream_failed": "dim", "up_for_retry": "yellow"}
-EXIT_ERROR, EXIT_INTERRUPTED = 4, 130
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in PARAMS:
         variable = name.upper()
         parser.add_argument(f"--{name}", default=os.environ.get(variable, ""), help=f"default: ${variable}")
@@ -383,8 +383,8 @@ def main(argv: list[str] | None = None) -> int:
                 if (path := Path(params.get(name, ""))).name and path.exists():
                     params[name] = str(path.resolve())
             return serve(settings, console) if args.ui else run_night(settings, params, console)
-    except Fp8BenchError as error:
-        print(f"nightly: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 Python itself would exit with 1, which is a regression's
+        print(f"nightly: {explain(error)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         given = Service.running(config.load().home)

@@ -18,7 +18,7 @@ prepare -> build -> check -> time (a task a shard) -> screen -> confirm (a task 
   whose kernels are the baseline's is a control, or skipped, by `nights.unchanged`.
 * Where to look: the tabs **FP8 report** (as soon as **render** is done) and **MLflow** of a run, **FP8 nights** in the
   menu for all of them, and the log of **judge**, which has a line a cell. `fp8bench causes list` says what is open.
-* A task that could not work (exit code 4, or killed) is tried again; a fault of fp8bench itself is not.
+* A task that could not work (exit code 4, or killed) is tried again.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def read(home: Path) -> Ledger:
         return records.read(Ledger, path)
     except RunDirError as error:
         raise RunDirError(
-            f"{str(error).partition(': delete')[0]}: mend it, or move it away; decisions in it are then forgotten."
+            f"{str(error).rpartition('): ')[0]}): mend it, or move it away; decisions in it are then forgotten."
         ) from None
 
 

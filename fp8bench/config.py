@@ -275,12 +275,16 @@ def _refuse_misspelt() -> None:
 
 def load(**overrides: Any) -> Config:
     """The resolved settings; ConfigError names the key, the value and what is allowed."""
-    _refuse_misspelt()
     try:
+        _refuse_misspelt()
         return Config(**overrides)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{_file()} is not TOML ({error}): mend it, or name another file in FP8BENCH_CONFIG."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{_file()} cannot be read ({error.strerror}): mend that, or name another file in FP8BENCH_CONFIG."
         ) from None
     except SettingsError as error:
         raise ConfigError(

@@ -478,6 +478,8 @@ def read(model: type[D], path: Path) -> D:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise RunDirError(f"{path} is missing: run the stage that writes it first.") from None
+    except OSError as error:
+        raise RunDirError(f"{path} cannot be read ({error.strerror}): give this user a file that can be.") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

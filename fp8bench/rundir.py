@@ -98,7 +98,7 @@ class RunDir:
     def raw_samples(self) -> pd.DataFrame:
         """The timed blocks of the night, in the columns of `records.SAMPLE_COLUMNS`; not those that were dropped."""
         files = sorted(self.samples.glob("*/*.parquet"))
-        frames = [_read_samples(path) for path in files]
+        frames = [_undropped(read_launch(path)) for path in files]
         if not frames:
             return pd.DataFrame(columns=list(records.SAMPLE_COLUMNS))
         return pd.concat(frames, ignore_index=True)[list(records.SAMPLE_COLUMNS)]
@@ -185,12 +185,16 @@ def _write_pid(descriptor: int) -> None:
     os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
-def _read_samples(path: Path) -> pd.DataFrame:
-    """Samples of one launch; those of before there were phases come from a screening."""
+def read_launch(path: Path) -> pd.DataFrame:
+    """All stored samples of one launch; RunDirError where the file is damaged."""
     try:
-        samples = pd.read_parquet(path)
+        return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise RunDirError(f"{path} is damaged ({error}): delete it and run the time stage again.") from None
+
+
+def _undropped(samples: pd.DataFrame) -> pd.DataFrame:
+    """Samples that are judged; those of before there were phases come from a screening."""
     if "phase" not in samples:
         return samples.assign(phase="screen")
     return samples[~samples["dropped"]] if "dropped" in samples else samples

@@ -36,7 +36,7 @@ from . import (
 from . import config as configuration
 from .backends import CHECKED_ONLY
 from .config import Config
-from .errors import Fp8BenchError, NightSkipped, RunDirError, StoreError, UsageError
+from .errors import NightSkipped, RunDirError, StoreError, UsageError
 from .preparation import Request
 from .records import CheckReport, CheckResult, CheckStatus, Prepared, Role, TimingReport
 from .rundir import RunDir
@@ -261,7 +261,7 @@ def _side_by_side(calls: Sequence[Callable[[], None]]) -> None:
     def guarded(call: Callable[[], None]) -> None:
         try:
             call()
-        except (Fp8BenchError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 raised below, in the caller's thread
             errors.append(error)
 
     threads = [Thread(target=guarded, args=(call,), daemon=True) for call in calls]

@@ -30,6 +30,7 @@ from . import charts, notes, records, wording
 from .errors import StoreError, UsageError
 from .night import Night
 from .records import Logged, Verdict
+from .rundir import read_launch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -476,7 +477,7 @@ def _public(text: str, repo: str) -> str:
 def _samples(run_dir: Path, backend: str) -> pd.DataFrame | None:
     """Raw samples of a backend's cells, all shards and launches."""
     files = sorted(run_dir.glob("samples/*/*.parquet"))
-    tables = [table[table["cell"].str.startswith(f"{backend}/")] for table in map(pd.read_parquet, files)]
+    tables = [table[table["cell"].str.startswith(f"{backend}/")] for table in map(read_launch, files)]
     present = [table for table in tables if len(table)]
     return pd.concat(present, ignore_index=True) if present else None
 

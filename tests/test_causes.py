@@ -120,6 +120,22 @@ def test_a_damaged_ledger_is_told_and_not_overwritten(home, capsys):
     assert causes.path_of(home).read_text() == '{"causes": ['
 
 
+@pytest.mark.parametrize("command", [["causes", "list"], ["digest", "--print"], ["prune", "--dry-run"]])
+def test_a_ledger_that_cannot_be_read_is_one_sentence(command, home, capsys):
+    make_night(home / "runs" / "night")
+    causes.path_of(home).mkdir()
+    assert cli.main(command) == 4
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{causes.path_of(home)} cannot be read (Is a directory): mend it, or move it away" in said
+
+
+def test_the_page_over_all_nights_needs_no_ledger(home):
+    make_night(home / "runs" / "night")
+    causes.path_of(home).mkdir()
+    assert cli.main(["index"]) == 0
+    assert "causes.json cannot be read (Is a directory)" in (home / "index.html").read_text()
+
+
 def test_what_nothing_changed_is_not_written(home):
     keep(home, standing("abc"))
     before = causes.path_of(home).stat().st_mtime_ns

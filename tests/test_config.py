@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,22 @@ def test_a_wrong_value_is_named(tmp_path: Path, text: str, told: str) -> None:
 def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "fp8bench.toml").write_text("timing = [")
     with pytest.raises(ConfigError, match=r"fp8bench\.toml"):
+        config.load()
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "fp8bench.toml").write_bytes('suite = "Prüfung"'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"fp8bench\.toml is not TOML .*mend it"):
+        config.load()
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # whatever the rights are, root may read
+
+    (tmp_path / "fp8bench.toml").touch()
+    monkeypatch.setattr(tomllib, "load", refused)
+    with pytest.raises(ConfigError, match=r"fp8bench\.toml cannot be read \(Permission denied\): mend that"):
         config.load()
 
 

@@ -27,7 +27,7 @@ import pytest
 from nights import make_night
 from ports import free_port
 
-from fp8bench import brief, environment, git, late, records, report, stages, store, supervisor
+from fp8bench import brief, cli, environment, git, late, records, report, stages, store, supervisor
 from fp8bench.backends import NAMES
 from fp8bench.config import Config, MlflowSettings, WorkerSettings
 from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
@@ -223,6 +223,23 @@ def test_a_damaged_file_is_named_and_nothing_is_written(
     assert file.name in str(error.value)
     assert "\n" not in str(error.value)
     assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("state", ["clean", "regressed"])
+def test_a_judged_night_whose_samples_were_damaged_is_told_all_the_same(
+    state: str, settings: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(make_night(settings.runs_dir / "night", state, config=settings))
+    victim = next(run.samples.glob("*/*.parquet"))
+    victim.write_bytes(DAMAGES["cut short"](victim.read_bytes()))
+    monkeypatch.setenv("FP8BENCH_HOME", str(settings.home))
+    assert cli.main(["nightly", "--run-dir", str(run.path)]) == cli.EXIT_ERROR
+    said = capsys.readouterr()
+    assert f"Could not log: {victim} is damaged" in said.out
+    assert "Traceback" not in said.err
+    assert run.report.is_file()
+    assert (run.path / "alerts.json").is_file()
+    assert bool(list(run.outbox.glob("*.json"))) == (state == "regressed")
 
 
 # ---- disks --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -242,6 +243,14 @@ def test_no_such_night_is_one_sentence(home, run, why, monkeypatch, capsys):
     said = capsys.readouterr()
     assert why in said.err
     assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+def test_a_night_that_cannot_be_read_hides_no_other(home, monkeypatch, capsys, tmp_path):
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path))
+    (tmp_path / "runs" / "five" / "prepare.json").mkdir(parents=True)
+    assert cli.main(["report"]) == 0
+    assert "night night-2." in capsys.readouterr().out
 
 
 def test_before_the_first_night_it_says_so(tmp_path, monkeypatch, capsys):

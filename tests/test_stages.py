@@ -13,7 +13,7 @@ from conftest import CHECKOUT
 from nights import make_night
 from pydantic import SecretStr
 
-from fp8bench import config, records, stages
+from fp8bench import cli, config, paths, records, stages
 from fp8bench.config import Config, MailSettings, MlflowSettings, NightSettings, TimingSettings, WorkerSettings
 from fp8bench.errors import NightSkipped, RunDirError, SuiteError, UsageError
 from fp8bench.preparation import Request
@@ -266,6 +266,80 @@ def test_usage_errors_exit_4(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 4
     assert done.stderr.count("Traceback") == 0
     assert "usage: fp8bench" in done.stderr
+
+
+def test_a_fault_is_never_taken_for_a_finding(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python would exit with 1, the code of a regression."""
+
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("fp8bench.cli.index.run", broken)
+    assert cli.main(["index"]) == cli.EXIT_ERROR
+    said = capsys.readouterr().err
+    assert "in broken" in said
+    assert said.splitlines()[-1].startswith("fp8bench index: a fault of fp8bench (ZeroDivisionError, see above)")
+
+
+def test_a_stage_that_breaks_while_telling_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(stages.STAGES, "log", broken)
+    run = RunDir(make_night(tmp_path / "home" / "runs" / "night", "regressed"))
+    assert cli.main(["nightly", "--run-dir", str(run.path)]) == cli.EXIT_ERROR
+    assert "Could not log: a fault of fp8bench (ZeroDivisionError" in capsys.readouterr().out
+    assert run.report.is_file()
+    assert list(run.outbox.glob("*.json"))
+
+
+def test_a_shard_that_breaks_is_not_passed_over() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("by nothing")
+
+    with pytest.raises(ZeroDivisionError):
+        stages._side_by_side([broken, lambda: None])
+
+
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", LONG),
+        ("nightly", "--run-dir", LONG),
+        ("nightly", "--repo", LONG),
+        ("nightly", "--suite", f"{LONG}.toml"),
+        ("stage", "judge", "--run-dir", LONG),
+        ("calibrate", LONG),
+    ],
+)
+def test_a_path_that_no_disk_takes_is_one_sentence(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FP8BENCH_DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == cli.EXIT_ERROR
+    said = capfd.readouterr().err
+    assert LONG in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+def test_the_night_of_a_real_airflow_ends_with_the_same_codes(tmp_path: Path) -> None:
+    """`python ci/nightly.py`: argparse itself would exit with 2, the code of wrong results."""
+    environment = os.environ | {"FP8BENCH_HOME": str(tmp_path), "FP8BENCH_CONFIG": LONG}
+    for arguments, told in ((("--what",), "unrecognized arguments"), ((), f"{LONG} cannot be read")):
+        command = [sys.executable, str(paths.CHECKOUT / "ci" / "nightly.py"), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == cli.EXIT_ERROR
+        assert told in done.stderr.splitlines()[-1]
 
 
 def test_a_night_that_never_began_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

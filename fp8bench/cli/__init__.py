@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 from .. import __version__
@@ -45,7 +46,7 @@ EXIT_CODES = """exit codes:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Exits with the documented code for usage errors."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -54,7 +55,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="fp8bench",
         description="Nightly performance-regression pipeline for FP8 quantization kernels.",
         epilog=EXIT_CODES,
@@ -75,19 +76,30 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def explain(error: Exception) -> str:
+    """An error as a sentence. What a user can act on shows no traceback; a fault of fp8bench prints its own first."""
+    if isinstance(error, Fp8BenchError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}. Mend that, or name another place."
+    traceback.print_exception(error)
+    return f"a fault of fp8bench ({type(error).__name__}, see above): report it. What was measured is kept."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, call, exit code. Errors a user can act on are one line, never a traceback."""
+    """Parse, call, exit code. An error of any kind ends with `EXIT_ERROR`: other codes say what a night found."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(argv[:1]).parse_args(argv)
+    told = " ".join(["fp8bench", *argv[:1]])
     try:
+        args = _parser(argv[:1]).parse_args(argv)
         code: int = importlib.import_module(f"{__name__}.{args.command}").run(args)
         return code
     except NightSkipped as reason:
-        print(f"fp8bench {args.command}: {reason}")
+        print(f"{told}: {reason}")
         return EXIT_OK
-    except Fp8BenchError as error:
-        print(f"fp8bench {args.command}: {error}", file=sys.stderr)
-        return EXIT_ERROR
     except KeyboardInterrupt:
-        print(f"fp8bench {args.command}: interrupted; what was finished is kept.", file=sys.stderr)
+        print(f"{told}: interrupted; what was finished is kept.", file=sys.stderr)
         return 130
+    except Exception as error:  # noqa: BLE001 Python itself would exit with 1, which is a regression's
+        print(f"{told}: {explain(error)}", file=sys.stderr)
+        return EXIT_ERROR

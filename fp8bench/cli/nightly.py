@@ -8,11 +8,11 @@ from pathlib import Path
 
 from .. import commits, stages, timeline, wording
 from ..config import Config
-from ..errors import Fp8BenchError, UsageError
+from ..errors import UsageError
 from ..preparation import Request
 from ..progress import Reporter
 from ..rundir import RunDir
-from . import EXIT_ERROR, EXIT_OK
+from . import EXIT_ERROR, EXIT_OK, explain
 from .stage import add_request, request_of, say_screened, settings_of
 
 # Stages that tell what was found. When one fails the others still speak, so that a regression is mailed although
@@ -57,7 +57,7 @@ def _run_night(run_dir: Path, settings: Config, request: Request, *, new: bool) 
         reporter.say(f"night    {run_dir}")
         try:
             troubles = _run_stages(run_dir, settings, stages.Options(request), reporter)
-        except Fp8BenchError:
+        except Exception:
             if new:
                 RunDir(run_dir).discard_unprepared()
             raise
@@ -75,10 +75,10 @@ def _run_stages(run_dir: Path, settings: Config, options: stages.Options, report
         try:
             with reporter.step(name):
                 stages.run_stage(name, run_dir, settings, options, reporter)
-        except Fp8BenchError as error:
+        except Exception as error:
             if name not in _TELLING:
                 raise
-            troubles.append(f"{name}: {error}")
+            troubles.append(f"{name}: {explain(error)}")
         if name == "prepare":
             _say_what(RunDir(run_dir), reporter)
         if name == "screen":
