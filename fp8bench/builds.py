@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import config as settings
-from . import git, libraries, paths, records
+from . import devices, git, libraries, paths, records
 from .backends import EVERY, INTERFACE, NAMES, YARDSTICKS
 from .config import Config
 from .errors import BuildError, RunDirError, ToolchainError
@@ -40,7 +40,6 @@ from .records import Built, BuiltLibrary, Document, Role
 from .toolchain import find_cxx
 
 _BACKENDS = "fp8bench/backends"
-_GPU_NODES = ("/dev/nvidiactl", "/dev/dxg")  # of the NVIDIA driver: Linux, and Windows' Linux
 _HASH_LETTERS = 16
 # Backends are attempted in threads, and CPython 3.11's `ast.parse` fails when two run at once (python/cpython#106905).
 _PARSER = threading.Lock()
@@ -91,7 +90,7 @@ def default_build(config: Config | None = None) -> Path:
     The CUDA library is part of it where there are a GPU and a CUDA compiler. BuildError if a library does not compile.
     """
     config = config or settings.load()
-    wanted = [name for name in EVERY if name != "cuda" or any(Path(node).exists() for node in _GPU_NODES)]
+    wanted = [name for name in EVERY if name != "cuda" or devices.has_driver()]
     with _tree(config.builds_dir) as tree:
         _copy_sources(paths.CSRC, paths.BACKENDS, tree)
         built = _build_tree(tree, "", "candidate", config, wanted, True)

@@ -19,6 +19,13 @@ from .errors import WorkerError
 
 LOCKS = Path("/tmp")  # noqa: S108 not $TMPDIR, which differs between users and sessions of a machine
 _LOOK_S = 0.5
+# Of the NVIDIA driver: Linux, the same without device files, Windows' Linux, Jetson.
+DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
+
+
+def has_driver() -> bool:
+    """False where there is no NVIDIA driver, and so no GPU to ask a worker about or to build for."""
+    return any(Path(name).exists() for name in DRIVER_FILES)
 
 
 def visible_gpu(index: int) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
-from . import environment, git, paths, store, wording
+from . import devices, environment, git, paths, store, wording
 from .alerts import smtp
 from .config import Config
 from .errors import Fp8BenchError, StoreError, ToolchainError
@@ -118,17 +118,18 @@ def _torch(config: Config) -> Finding:
 def _gpu(config: Config) -> Finding:
     if config.device == "cpu":
         return ok("not used: device is 'cpu'")
-    if not environment.has_driver():
+    if not devices.has_driver():
         if config.device == "cuda":
             return problem("device is 'cuda', but there is no NVIDIA driver", "install one, or set device to 'auto'")
         return ok("no NVIDIA driver: nights run on the CPU")
     description, state = environment.look_now(config)
     if description["device"] == "cuda":
         return _gpu_state(description, state)
-    advice = "set worker.python to an interpreter with a CUDA build of torch that this driver can run"
-    if config.device == "cuda":
-        return problem(f"there is a driver, but {config.worker.python} sees no GPU", advice)
-    return warning(f"there is a driver, but {config.worker.python} sees no GPU: nights run on the CPU", advice)
+    return problem(
+        f"there is a driver, but {config.worker.python} can use no GPU: {description['no_gpu']}",
+        "mend the driver (after an update, restart the machine), set worker.python to an interpreter with a CUDA build "
+        "of torch that it can run, or set device to 'cpu'",
+    )
 
 
 def _gpu_state(description: dict[str, Any], state: dict[str, Any]) -> Finding:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from . import __version__
+from . import __version__, devices
 from .config import Config
 from .errors import ToolchainError, UsageError, WorkerError
 from .protocol import Device, EnvironmentRequest
@@ -17,7 +17,6 @@ from .supervisor.process import Death, Worker, worker_environment
 from .toolchain import find_cxx, find_nvcc
 
 _TIMEOUT_S = 300.0  # a first import of torch from a cold disk is slow
-_DRIVER_FILES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/dev/nvhost-ctrl-gpu")
 
 
 def _ask(device: Literal["auto", "cuda", "cpu"], python: str, gpu_index: int | None) -> dict[str, Any] | None:
@@ -45,30 +44,32 @@ def _look(
     raise WorkerError(f"a worker ({python}) ended without describing this machine.")
 
 
-def has_driver() -> bool:
-    """False where there is no NVIDIA driver, and so no need to ask a worker."""
-    return any(Path(name).exists() for name in _DRIVER_FILES)
-
-
 def resolve_device(config: Config) -> Device:
-    """ "cuda" where the setting asks for it or, left "auto", where the workers have a GPU; else "cpu".
+    """ "cuda" where the setting asks for it or, left "auto", where there is an NVIDIA driver; else "cpu".
 
-    UsageError for "cuda" where the workers have none.
+    UsageError where the workers can use no GPU then: a night on the CPU in its place would be fine whatever became of
+    the GPU's kernels, night after night.
     """
-    if config.device == "cpu" or (config.device == "auto" and not has_driver()):
+    if config.device == "cpu" or (config.device == "auto" and not devices.has_driver()):
         return "cpu"
-    if has_driver() and (description := _ask(config.device, config.worker.python, None)) is not None:
-        return "cuda" if description["device"] == "cuda" else "cpu"
+    why = "there is no NVIDIA driver"
+    if devices.has_driver():
+        description, _ = look_now(config)
+        if description["device"] == "cuda":
+            return "cuda"
+        why = f"there is a driver, but {description['no_gpu']}"
     raise UsageError(
-        f"device 'cuda' was asked for, but the workers' interpreter {config.worker.python} sees no CUDA GPU: "
-        "use device 'cpu' or 'auto', or set worker.python to an interpreter with a CUDA build of torch."
+        f"device {config.device!r}: the workers' interpreter {config.worker.python} can use no GPU ({why}). Mend the "
+        "driver (after an update, restart the machine), set worker.python to an interpreter with a CUDA build of torch "
+        "that it can run, or set device to 'cpu'."
     )
 
 
 def look_now(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a worker sees here, with a GPU where there is one: the machine as in `Environment`, the device's state.
 
-    WorkerError where no worker can be started or it cannot import what it needs.
+    Where no GPU is used although the setting allows it, the machine has `no_gpu`, the reason. WorkerError where no
+    worker can be started or it cannot import what it needs.
     """
     description, state = _look("cpu" if config.device == "cpu" else "auto", config.worker.python, None)
     return description or {}, state

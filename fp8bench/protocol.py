@@ -31,7 +31,7 @@ class _Message(BaseModel):
 
 
 class EnvironmentRequest(_Message):
-    """Describe the machine; device "auto" means CUDA where it works, else the CPU."""
+    """Describe the machine; device "auto" means CUDA where it works, else the CPU with `no_gpu`, the reason."""
 
     mode: Literal["environment"] = "environment"
     device: Literal["auto", "cuda", "cpu"]

@@ -96,13 +96,24 @@ def _die_with_supervisor() -> None:
 
 
 def _environment(request: EnvironmentRequest, reporter: Reporter) -> None:
-    device = request.device
+    device, works = request.device, torch.cuda.is_available()
+    missed = {"no_gpu": _why_no_gpu()} if device == "auto" and not works else {}
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    works = device == "cpu" or torch.cuda.is_available()
-    if works:
-        reporter.emit(Event(event="state", result=machine.state(device)))
-    reporter.emit(Event(event="result", result=machine.describe(device) if works else None))
+        device = "cuda" if works else "cpu"
+    if device == "cuda" and not works:
+        reporter.emit(Event(event="result", result=None))
+        return
+    reporter.emit(Event(event="state", result=machine.state(device)))
+    reporter.emit(Event(event="result", result=machine.describe(device) | missed))
+
+
+def _why_no_gpu() -> str:
+    """Why torch can use no GPU, in its own words."""
+    try:
+        torch.cuda.current_device()
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that
+        return _one_line(error)
+    return "torch finds none"
 
 
 # ---- check --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from aiosmtpd.handlers import Message
 from nights import make_night
 from ports import free_port
 
-from fp8bench import cli, config, doctor, environment, store
+from fp8bench import cli, config, devices, doctor, environment, store
 from fp8bench.config import Config
 from fp8bench.doctor import CHECKS, Finding
 from fp8bench.errors import ToolchainError
@@ -50,7 +50,7 @@ class _Nothing(Message):
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
     """A machine as a worker on it would tell; the test may change it."""
     machine = {"description": dict(H200), "state": dict(COOL)}
-    monkeypatch.setattr(environment, "has_driver", lambda: True)
+    monkeypatch.setattr(devices, "has_driver", lambda: True)
     monkeypatch.setattr(environment, "look_now", lambda config: (machine["description"], machine["state"]))
     return machine
 
@@ -119,11 +119,11 @@ def test_a_gpu_is_told_as_it_stands(
     assert told in found.found
 
 
-@pytest.mark.parametrize(("device", "status"), [("auto", "warning"), ("cuda", "problem"), ("cpu", "ok")])
+@pytest.mark.parametrize(("device", "status"), [("auto", "problem"), ("cuda", "problem"), ("cpu", "ok")])
 def test_a_driver_without_a_gpu_in_torch(
     tmp_path: Path, gpu: dict[str, dict[str, Any]], device: str, status: str
 ) -> None:
-    gpu["description"] = {"device": "cpu", "versions": {}}
+    gpu["description"] = {"device": "cpu", "versions": {}, "no_gpu": "the driver is too old"}
     assert find("GPU", settings(tmp_path, device=device)).status == status
 
 
@@ -131,7 +131,7 @@ def test_a_driver_without_a_gpu_in_torch(
 def test_without_a_driver_nights_run_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, status: str
 ) -> None:
-    monkeypatch.setattr(environment, "has_driver", lambda: False)
+    monkeypatch.setattr(devices, "has_driver", lambda: False)
     assert find("GPU", settings(tmp_path, device=device)).status == status
 
 
@@ -148,7 +148,7 @@ def test_without_nvcc_gpu_nights_lack_their_kernels(
 
     monkeypatch.setattr(doctor, "find_nvcc", no_nvcc)
     if not has_gpu:
-        gpu["description"] = {"device": "cpu", "versions": {}}
+        gpu["description"] = {"device": "cpu", "versions": {}, "no_gpu": "the driver is too old"}
     found = find("nvcc", settings(tmp_path))
     assert found.status == status
     assert "pip install" in found.found

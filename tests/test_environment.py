@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fp8bench import __version__, environment
+from fp8bench import __version__, devices, environment
 from fp8bench.config import Config, WorkerSettings
 from fp8bench.environment import read_environment, resolve_device
 from fp8bench.errors import UsageError, WorkerError
@@ -38,23 +38,25 @@ def test_the_cpu_is_chosen_without_asking_a_worker(tmp_path: Path) -> None:
 
 
 def test_auto_is_the_cpu_where_no_driver_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_DRIVER_FILES", (str(tmp_path / "none"),))
+    monkeypatch.setattr(devices, "DRIVER_FILES", (str(tmp_path / "none"),))
     assert resolve_device(_config(tmp_path, "auto", "/no/python")) == "cpu"
-    with pytest.raises(UsageError, match=r"'cuda' was asked for, but .* sees no CUDA GPU: use device 'cpu' or 'auto'"):
+    with pytest.raises(UsageError, match=r"'cuda': .* can use no GPU \(there is no NVIDIA driver\). .* set device to"):
         resolve_device(_config(tmp_path, "cuda", "/no/python"))
 
 
-def test_a_driver_without_a_usable_gpu_falls_back_or_is_refused(
+def test_a_driver_without_a_usable_gpu_is_no_silent_night_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is asked for real; here it has no GPU, as with a CPU build of torch beside a driver."""
-    monkeypatch.setattr(environment, "_DRIVER_FILES", (str(tmp_path),))
+    monkeypatch.setattr(devices, "DRIVER_FILES", (str(tmp_path),))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     environment._look.cache_clear()
     try:
-        assert resolve_device(_config(tmp_path, "auto")) == "cpu"
-        with pytest.raises(UsageError, match="sees no CUDA GPU"):
-            resolve_device(_config(tmp_path, "cuda"))
+        assert resolve_device(_config(tmp_path, "cpu")) == "cpu"
+        why = r"there is a driver, but (Assertion|Runtime)Error: .*CUDA"  # torch's own words
+        for device in ("auto", "cuda"):
+            with pytest.raises(UsageError, match=rf"'{device}': .* can use no GPU \({why}.*\)\. Mend the driver"):
+                resolve_device(_config(tmp_path, device))
     finally:
         environment._look.cache_clear()
 

@@ -27,7 +27,7 @@ import pytest
 from nights import make_night
 from ports import free_port
 
-from fp8bench import brief, cli, environment, git, late, records, report, stages, store, supervisor
+from fp8bench import brief, cli, devices, git, late, records, report, stages, store, supervisor
 from fp8bench.backends import NAMES
 from fp8bench.config import Config, MlflowSettings, WorkerSettings
 from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
@@ -454,7 +454,7 @@ def create(build):
 
 @pytest.mark.parametrize(
     "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not environment.has_driver(), reason="there is no GPU"))],
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not devices.has_driver(), reason="there is no GPU"))],
 )
 def test_a_kernel_that_eats_all_memory_is_reported_and_the_rest_is_checked(
     device: Literal["cpu", "cuda"], tmp_path: Path
