@@ -42,7 +42,7 @@ from embedded_airflow import (  # noqa: E402
     exact_port,
 )
 
-from fp8bench import config, stages  # noqa: E402
+from fp8bench import config, stages, store  # noqa: E402
 from fp8bench.errors import Fp8BenchError  # noqa: E402
 
 DAG = "fp8bench_nightly"
@@ -123,7 +123,11 @@ def mlflow_version() -> str:
 
 
 def migrate_mlflow(settings: config.Config) -> None:
-    """Bring a local MLflow database up to the installed version, once, after copying it. A server's is its own."""
+    """Bring a local MLflow database up to the installed version, once, after copying it. A server's is its own.
+
+    StoreError when it is gone: MLflow's server would make an empty one.
+    """
+    store.exists(settings)
     version, home = mlflow_version(), settings.home.resolve()
     database, stamp = home / "mlflow.db", home / ".mlflow-version"
     if not version or settings.mlflow.tracking_uri or not database.exists():

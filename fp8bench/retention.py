@@ -72,8 +72,8 @@ class _Night:
 def prune(config: Config, *, dry_run: bool = False) -> Pruned:
     """Remove what the settings no longer keep; dry_run: only say what that is (directories in use are not told apart).
 
-    StoreError when MLflow does not say which builds are accepted, RunDirError when the ledger of causes is damaged:
-    nothing is removed then.
+    StoreError when MLflow does not say which builds are accepted or its database is gone, RunDirError when the ledger
+    of causes is damaged: nothing is removed then.
     """
     accepted = store.accepted_baselines(config) if store.exists(config) else []
     work = _Pruning(config, accepted, dry_run)

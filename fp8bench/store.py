@@ -27,7 +27,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from . import charts, notes, records, wording
-from .errors import StoreError, UsageError
+from .errors import RunDirError, StoreError, UsageError
 from .night import Night
 from .records import Logged, Verdict
 from .rundir import read_launch
@@ -140,9 +140,31 @@ def _was_invalid(run: Run) -> bool:
 
 
 def exists(config: Config) -> bool:
-    """Whether there is a store to ask: the file of a local one is made by the first night."""
-    uri = config.tracking_uri
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    """Whether there is a store to ask: the file of a local one is made by the first night.
+
+    StoreError when it is gone although nights were logged to one: a new one in its place would know no baseline.
+    """
+    if (file := _local_file(config.tracking_uri)) is None or file.exists():
+        return True
+    if any(map(_is_in_a_file, config.runs_dir.glob("*/mlflow.json"))):
+        raise StoreError(
+            f"MLflow's database {file} is gone, though nights were logged: mount its disk or bring it back. To begin "
+            "anew, without a baseline, make an empty file there."
+        )
+    return False
+
+
+def _is_in_a_file(logged: Path) -> bool:
+    """Whether a night was logged to a store on SQLite; False where its record is damaged."""
+    try:
+        return _local_file(records.read(Logged, logged).tracking_uri) is not None
+    except RunDirError:
+        return False
+
+
+def _local_file(uri: str) -> Path | None:
+    """The file of a store on SQLite; None of another one."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def accept(config: Config, run_id: str = "", device_name: str | None = None, force: bool = False) -> Baseline:
@@ -227,7 +249,8 @@ def _session(config: Config) -> Iterator[MlflowClient]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about MLflow's own use of SQLAlchemy
-            _prepare_sqlite(config.tracking_uri)
+            if not exists(config) and (file := _local_file(config.tracking_uri)):
+                file.parent.mkdir(parents=True, exist_ok=True)  # SQLite makes no folder for its file
             client = MlflowClient(config.tracking_uri)
             with _environment(PROBE):
                 client.get_experiment_by_name(config.mlflow.experiment)
@@ -245,12 +268,6 @@ def _reason(error: Exception, config: Config) -> str:
     told = wording.one_line(str(error).replace(config.tracking_uri, _where(config)), 2000)
     refused = re.search(r"\[Errno -?\d+\] ([^'\")]+)", told) if "HTTP" in told else None
     return refused[1].rstrip(". ") if refused else wording.one_line(told, 300).rstrip(". ")
-
-
-def _prepare_sqlite(uri: str) -> None:
-    """The folder of an SQLite file must be there before SQLite opens it."""
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _experiment(client: MlflowClient, config: Config, planted: bool = False) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from nights import make_night
 
-from fp8bench import alerts, builds, causes, cli, records, retention, store
+from fp8bench import alerts, builds, causes, cli, records, retention, stages, store
 from fp8bench.config import Config
 from fp8bench.errors import RunDirError, StoreError
 from fp8bench.records import Built, Logged, Prepared, Verdict
@@ -223,6 +223,31 @@ def test_without_an_answer_from_mlflow_nothing_goes(home: Home) -> None:
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
         retention.prune(home.config.model_copy(update={"mlflow": silent}))
     assert (home.config.runs_dir / "old").is_dir()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own use of SQLAlchemy
+def test_while_the_disk_of_mlflow_is_away_nothing_goes_and_no_baseline_is_forgotten(home: Home, tmp_path: Path) -> None:
+    """The accepted baseline's night is the oldest, and the database lies on a disk that comes and goes."""
+    place = tmp_path / "disk" / "mlflow.db"
+    stored = home.config.mlflow.model_copy(update={"tracking_uri": f"sqlite:///{place}"})
+    config = home.config.model_copy(update={"mlflow": stored})
+    long_ago = NOW - timedelta(days=90)
+    first = make_night(config.runs_dir / "first", "first_night", created=long_ago, config=config)
+    stages.run_stage("log", first, config)
+    accepted = store.accepted_baselines(config)
+    for name, days in (("a", 1), ("b", 2)):
+        home.night(name, days)
+    place.parent.rename(tmp_path / "unmounted")
+    for ask in (retention.prune, store.accepted_baselines, store.exists):
+        with pytest.raises(StoreError, match=rf"{place} is gone, though nights were logged: mount its disk"):
+            ask(config)
+    assert not place.parent.exists()
+    (tmp_path / "unmounted").rename(place.parent)
+    assert names(retention.prune(config).removed) == set()
+    assert store.accepted_baselines(config) == accepted
+    place.rename(tmp_path / "old.db")
+    place.touch()  # to begin anew, as the sentence says
+    assert store.exists(config)
 
 
 def test_builds_are_left_while_somebody_builds(home: Home) -> None:
