@@ -11,6 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+
+from fp8bench import calibrated, causes
+from fp8bench.config import Config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDERS = {"ci", "csrc", "dags", "docs", "fp8bench", "templates", "tests"}
@@ -102,3 +106,17 @@ def test_actions_are_pinned() -> None:
     assert used
     for action in used:
         assert re.search(r"@(v\d+\.\d+\.\d+|[0-9a-f]{40}( #.*)?)$", action), action
+
+
+def test_the_scheduled_night_hands_on_what_later_nights_read_whatever_it_found() -> None:
+    """Its night step ends with 1, 2 or 3 on a finding, and the cache must be saved all the same."""
+    job = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "nightly.yml").read_text())["jobs"]["night"]
+    steps = {step["uses"].partition("@")[0]: step for step in job["steps"] if "uses" in step}
+    assert "actions/cache" not in steps  # it saves after a green job only
+    restored, saved = steps["actions/cache/restore"], steps["actions/cache/save"]
+    assert saved["if"].startswith("always() && ")
+    assert saved["with"]["path"] == restored["with"]["path"] == "${{ env.HANDED_ON }}"
+    config = Config(home=Path(".fp8bench"))
+    read = {config.runs_dir, config.builds_dir, causes.path_of(config.home), calibrated.path_of(config.home).parent}
+    read |= {config.home / name for name in ("mlflow.db", "mlflow-artifacts")}
+    assert {Path(name) for name in job["env"]["HANDED_ON"].split()} == read
