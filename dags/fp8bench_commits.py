@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -27,6 +28,8 @@ PATTERN = r"^(?!-)[\w./:@~^+%-]{1,200}$(?!\n)"
 
 
 def _text(default: str | None, title: str, description: str) -> Param:
+    if default and not re.search(PATTERN, default):  # a setting of other characters is left to the command
+        default, description = None, f"{description} Empty: what the settings say."
     kind = "string" if default else ["null", "string"]
     return Param(default or None, type=kind, title=title, description=description, pattern=PATTERN)
 

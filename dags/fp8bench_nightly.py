@@ -24,6 +24,7 @@ prepare -> build -> check -> time (a task a shard) -> screen -> confirm (a task 
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -66,9 +67,12 @@ log = logging.getLogger("airflow.task.fp8bench")
 def _text(default: str | None, title: str, description: str, characters: str, examples: tuple[str, ...] = ()) -> Param:
     """A form field for `characters` only, which proposes `examples`.
 
-    It cannot begin with a dash, so that no value is taken for an option.
+    It cannot begin with a dash, so that no value is taken for an option. A setting of other characters, which the
+    operator chose, is no default: an empty field leaves it to the stage.
     """
     pattern = rf"^(?!-)[{characters}]{{1,200}}$(?!\n)"
+    if default and not re.search(pattern, default):
+        default, description = None, f"{description} Empty: what the settings say."
     kind = "string" if default else ["null", "string"]
     proposed = {"examples": list(examples)} if examples else {}
     return Param(default or None, type=kind, title=title, description=description, pattern=pattern, **proposed)

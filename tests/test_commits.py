@@ -97,6 +97,9 @@ def test_the_command_lists_them(
     entries = json.loads(capsys.readouterr().out)
     assert [entry["candidate"] for entry in entries] == [run(repo, "rev-parse", name) for name in ("main~2", "main")]
     assert all(entry["repo"] == str(repo) for entry in entries)
+    monkeypatch.setenv("FP8BENCH_REPO", str(repo))
+    assert cli.main(["commits", "--commits", "main~4..main", "--json"]) == 0
+    assert all("repo" not in entry for entry in json.loads(capsys.readouterr().out))  # each night takes the setting
     assert cli.main(["commits", "--repo", str(repo), "--commits", "main..main"]) == 0
     assert "No commit is waiting" in capsys.readouterr().out
 

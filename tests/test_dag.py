@@ -201,6 +201,22 @@ def test_parameters_refuse_what_looks_like_an_injection(dag: Any, name: str, val
         dag.params.get_param(name).resolve(value)
 
 
+@pytest.mark.parametrize("repo", ["/srv/my kernels", "https://u:p%21x!@example.org/k.git", "/srv/kérnel (v2)"])
+def test_a_repository_of_other_characters_is_left_to_the_settings(
+    repo: str, airflow_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the operator sets need not fit what a form lets in."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    monkeypatch.setenv("FP8BENCH_REPO", repo)
+    bag = DagBag(DAG_FILE.parent)
+    assert bag.import_errors == {}
+    for name in ("fp8bench_nightly", "fp8bench_commits"):
+        param = bag.dags[name].params.get_param("repo")
+        assert param.resolve() is None
+        assert "Empty: what the settings say." in param.description
+
+
 @pytest.mark.parametrize(
     "run_id", ["../../etc", "..", "/etc/passwd", "-rf", "a" * 250, "manual__2026-01-01T02:00:00+00:00"]
 )

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         else commits.new(settings, repo, baseline)
     )
     if args.json:
-        print(json.dumps([_entry(settings, repo, wanted) for wanted in found]))
+        print(json.dumps([_entry(settings, args.repo, wanted) for wanted in found]))
         return EXIT_OK
     for wanted in found:
         print(f"{wanted.commit.short}  {wanted.commit.subject}")
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _entry(settings: config.Config, repo: str, wanted: commits.Wanted) -> dict[str, str | Sequence[str]]:
+def _entry(settings: config.Config, repo: str | None, wanted: commits.Wanted) -> dict[str, str | Sequence[str]]:
     """What a night of the commit is asked with, and how its runs are named; empty values are left to the settings."""
-    where = repo if git.is_url(repo) else str(Path(repo).resolve())
+    where = str(Path(repo).resolve()) if repo and not git.is_url(repo) else repo
     asked = {"repo": where, "candidate": wanted.commit.sha, "baseline": wanted.baseline}
     return {"runs": commits.runs(settings, wanted)} | {key: value for key, value in asked.items() if value}
