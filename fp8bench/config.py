@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -201,6 +201,14 @@ def _file() -> Path:
     return Path(os.environ.get("FP8BENCH_CONFIG", "fp8bench.toml"))
 
 
+def _expanded(path: Path) -> Path:
+    """`~` and `~user` as a shell would take them."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error} Write the path out") from None
+
+
 class Config(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
@@ -210,7 +218,7 @@ class Config(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    home: Path = Path.home() / ".cache" / "fp8bench"
+    home: Annotated[Path, AfterValidator(_expanded)] = Path.home() / ".cache" / "fp8bench"
     device: Literal["auto", "cuda", "cpu"] = "auto"
     repo: str = "."
     suite: str = "smoke"
@@ -264,9 +272,10 @@ class Config(BaseSettings):
 
 
 def _refuse_misspelt() -> None:
-    """ConfigError for what would be passed over in silence: a variable that sets nothing, a file that is not there."""
-    if (named := os.environ.get("FP8BENCH_CONFIG")) and not Path(named).exists():
-        raise ConfigError(f"FP8BENCH_CONFIG names {named}, which is not there: name a TOML file, or unset it.")
+    """ConfigError for what would be passed over in silence: a variable that sets nothing, a file that is none."""
+    named = os.environ.get("FP8BENCH_CONFIG")
+    if named and named != os.devnull and not Path(named).is_file():  # the null device: no file at all
+        raise ConfigError(f"FP8BENCH_CONFIG names {named}, which is no file: name a TOML file, or unset it.")
     for variable in os.environ:
         section = variable.removeprefix("FP8BENCH_").partition("__")[0].lower()
         if variable.startswith("FP8BENCH_") and variable not in _NO_SETTINGS and section not in Config.model_fields:

@@ -83,11 +83,24 @@ def test_a_variable_that_is_no_list_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
-    [("FP8BENCH_TIMINGS__QUADS", "7", "sets nothing"), ("FP8BENCH_CONFIG", "no.toml", "names no.toml")],
+    [
+        ("FP8BENCH_TIMINGS__QUADS", "7", "sets nothing"),
+        ("FP8BENCH_CONFIG", "no.toml", "names no.toml"),
+        ("FP8BENCH_CONFIG", ".", "names .,"),
+    ],
 )
 def test_what_would_be_passed_over_is_refused(
     variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=f"{variable} {told}"):
+        config.load()
+
+
+def test_a_home_is_written_as_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FP8BENCH_HOME", "~/nights")
+    assert config.load().home == tmp_path / "nights"
+    monkeypatch.setenv("FP8BENCH_HOME", "~nobody-of-that-name/nights")
+    with pytest.raises(ConfigError, match=r"setting home = '~nobody-of-that-name/nights': .*Write the path out\.$"):
         config.load()
