@@ -42,7 +42,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from fp8bench import config, paths
+from fp8bench import config, paths, secrecy
 
 CONFIG = config.load()
 SETTINGS = CONFIG.airflow
@@ -124,10 +124,8 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 def _stage(name: str, *options: str) -> tuple[int, str]:
     """Exit code and last line of a stage; its lines go to the task's log as they come."""
-    from fp8bench import git  # here and below: what parsing does not need costs every parse
-
     command = [sys.executable, "-m", "fp8bench", "stage", name, "--run-dir", str(_here()), *options]
-    log.info("%s", shlex.join(map(git.without_secrets, command)))
+    log.info("%s", shlex.join(map(secrecy.public, command)))
     last = ""
     with _process(command) as process:
         for line in process.stdout or ():
@@ -202,7 +200,7 @@ def _send_by_connection(run_dir: Path) -> int:
     """Send what waits in the outbox through Airflow's SMTP connection; each message once."""
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 
-    from fp8bench import alerts, records
+    from fp8bench import alerts, records  # here and below: what parsing does not need costs every parse
 
     sent = 0
     for path in alerts.pending(run_dir):

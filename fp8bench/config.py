@@ -11,7 +11,6 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -23,6 +22,7 @@ from pydantic_settings import (
 )
 
 from .errors import ConfigError
+from .secrecy import public
 
 _NO_SETTINGS = ("FP8BENCH_CONFIG", "FP8BENCH_NO_NVCC")  # the settings' own file; of ci/setup
 
@@ -261,14 +261,14 @@ class Config(BaseSettings):
         return self.model_copy(update={"timing": self.timing.model_copy(update={"planted": planted})})
 
     def frozen_json(self) -> str:
-        """As stored in a run directory: everything but secrets.
+        """As stored in a run directory: everything but secrets, and no address with its user and password.
 
-        An MLflow address with a password in it is one; stages take it from the settings of now.
+        An MLflow address that has them is left out; stages take it from the settings of now.
         """
         secret: dict[str, set[str]] = {"mail": {"password"}}
-        if "@" in urlsplit(self.mlflow.tracking_uri).netloc:
+        if public(self.mlflow.tracking_uri) != self.mlflow.tracking_uri:
             secret["mlflow"] = {"tracking_uri"}
-        return self.model_dump_json(indent=1, exclude=secret)
+        return public(self.model_dump_json(indent=1, exclude=secret))
 
 
 def _refuse_misspelt() -> None:

@@ -23,6 +23,7 @@ from . import devices, environment, git, paths, store, wording
 from .alerts import smtp
 from .config import Config
 from .errors import Fp8BenchError, StoreError, ToolchainError
+from .secrecy import public
 from .toolchain import find_cxx, find_nvcc
 
 _PROBLEM_BYTES, _WARNING_BYTES = 1 << 30, 10 << 30  # a build and a reference night take some 100 MB
@@ -184,7 +185,7 @@ def _write(config: Config) -> Finding:
 
 
 def _mlflow(config: Config) -> Finding:
-    where = wording.public_url(config.tracking_uri)
+    where = public(config.tracking_uri)
     if importlib.util.find_spec("mlflow") is None:
         return problem("MLflow is not installed", "pip install fp8bench[mlflow]")
     if not store.exists(config):

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from .errors import RevisionError
 from .records import Commit
+from .secrecy import public
 
 KERNEL_PATHS = ("csrc", "fp8bench/backends")  # what a commit must touch to be a suspect
 _LOCAL_TIMEOUT_S = 60.0
@@ -37,11 +38,6 @@ _FIELDS = "%H%x00%an%x00%ae%x00%aI%x00%s"
 def is_url(repo: str) -> bool:
     """Whether `repo` names a remote (scheme://... or user@host:path) and not a directory."""
     return "://" in repo or re.match(r"[\w.-]+@[\w.-]+:", repo) is not None
-
-
-def without_secrets(repo: str) -> str:
-    """`repo` without the user and password of a URL: what may be stored and shown."""
-    return re.sub(r"(?<=://)[^/@]*@", "", repo)
 
 
 def open_repo(repo: str | Path, cache_dir: Path, *, fetch: bool = True) -> Path:
@@ -61,13 +57,13 @@ def check_repo(repo: str, timeout: float) -> str:
     done = _git(Path(), "ls-remote", "--quiet", "--end-of-options", repo, "HEAD", timeout=timeout)
     if done.returncode:
         raise _unreachable(repo, done.stderr)
-    return without_secrets(repo)
+    return public(repo)
 
 
 def resolve(repo: str | Path, revision: str, cache_dir: Path) -> Commit:
     """The commit that `revision` (sha, branch, tag, HEAD~1, ...) names in `repo` now."""
     directory = open_repo(repo, cache_dir)
-    spoken = f"revision {revision!r} is not a commit of {without_secrets(str(repo))}"
+    spoken = f"revision {revision!r} is not a commit of {public(str(repo))}"
     if not revision or "\0" in revision:
         raise RevisionError(f"{spoken}: give a branch, a tag or a sha.")
     sha = _commit_of(directory, revision)
@@ -228,7 +224,7 @@ def _open_path(path: Path) -> Path:
 
 
 def _open_url(url: str, cache_dir: Path, fetch: bool) -> Path:
-    clone = cache_dir / f"{hashlib.sha256(without_secrets(url).encode()).hexdigest()[:16]}.git"
+    clone = cache_dir / f"{hashlib.sha256(public(url).encode()).hexdigest()[:16]}.git"
     with _alone(clone):
         if not clone.is_dir():
             _clone(url, clone)
@@ -293,8 +289,8 @@ def _complete(repo: str | Path, directory: Path) -> None:
 
 
 def _unreachable(url: str, stderr: str) -> RevisionError:
-    said = without_secrets(_last_line(stderr))
-    return RevisionError(f"cannot fetch {without_secrets(url)} ({said}): check the URL, the network and your access.")
+    said = public(_last_line(stderr))
+    return RevisionError(f"cannot fetch {public(url)} ({said}): check the URL, the network and your access.")
 
 
 def _last_line(text: str) -> str:

@@ -6,11 +6,12 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import causes, metrics, wording
+from . import causes, metrics
 from .causes import Ledger, Standing
 from .metrics import CellFacts
 from .records import BuildReport, Cause, CheckReport, Commit, Logged, Prepared, TimingReport, Verdict, Verdicts
 from .rundir import RunDir
+from .secrecy import public
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Night:
     def reproduction(self, cause: Cause) -> str:
         """One command line that shows the cause again."""
         prepared = self.prepared
-        repo = wording.public_url(prepared.repo)
+        repo = public(prepared.repo)
         if cause.verdict is Verdict.NOT_BUILT:
             return shlex.join(["fp8bench", "build", "--repo", repo, "--commit", prepared.candidate.sha])
         commits = ["--candidate", prepared.candidate.sha, "--baseline", prepared.baseline.sha]

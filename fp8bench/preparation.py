@@ -13,6 +13,7 @@ from .config import Config
 from .errors import NightSkipped, UsageError
 from .records import Commit, Prepared
 from .rundir import RunDir
+from .secrecy import public
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def refuse_another(run: RunDir, request: Request, device: str, planted: dict[str
 
 
 def _public(request: Request) -> dict[str, str]:
-    return {key: git.without_secrets(value) for key, value in request.given().items()}
+    return {key: public(value) for key, value in request.given().items()}
 
 
 def decide(config: Config, request: Request) -> Prepared:
@@ -75,7 +76,7 @@ def decide(config: Config, request: Request) -> Prepared:
     return Prepared(
         run_id=run_id,
         created=created,
-        repo=git.without_secrets(repo if git.is_url(repo) else str(Path(repo).resolve())),
+        repo=public(repo if git.is_url(repo) else str(Path(repo).resolve())),
         candidate=candidate,
         baseline=baseline,
         baseline_run=baseline_run,

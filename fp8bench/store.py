@@ -31,6 +31,7 @@ from .errors import RunDirError, StoreError, UsageError
 from .night import Night
 from .records import Logged, Verdict
 from .rundir import read_launch
+from .secrecy import public
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,7 +94,7 @@ def log_night(run_dir: Path, config: Config) -> Logged:
         links = _links(client, experiment, night, runs, config)
         for backend, run in runs.items():  # now that they are known; a night that is logged again says the same
             client.set_tag(run, DESCRIPTION, notes.write(night, backend, links))
-    uri = wording.public_url(config.tracking_uri)
+    uri = public(config.tracking_uri)
     return Logged(tracking_uri=uri, experiment_id=experiment, runs=runs, links=links)
 
 
@@ -204,7 +205,7 @@ def _refuse_unfit(run: Run) -> None:
 
 
 def _where(config: Config) -> str:
-    return wording.public_url(config.tracking_uri)
+    return public(config.tracking_uri)
 
 
 @contextmanager
@@ -391,7 +392,7 @@ def _tags(night: Night, backend: str) -> dict[str, str]:
         CANDIDATE_SHA: prepared.candidate.sha,
         "fp8bench.baseline_sha": prepared.baseline.sha,
         "fp8bench.baseline_run": prepared.baseline_run,
-        "fp8bench.repo": wording.public_url(prepared.repo),
+        "fp8bench.repo": public(prepared.repo),
         "fp8bench.suite": prepared.suite,
         DEVICE: machine.device_name,
         "fp8bench.device_uuid": machine.device_uuid,
@@ -488,7 +489,7 @@ def _write_artifacts(folder: Path, night: Night, backend: str) -> None:
 
 def _public(text: str, repo: str) -> str:
     """`text` without the password that the address of a repository may hold."""
-    return text.replace(repo, wording.public_url(repo))
+    return text.replace(repo, public(repo))
 
 
 def _samples(run_dir: Path, backend: str) -> pd.DataFrame | None:
@@ -504,7 +505,8 @@ def _samples(run_dir: Path, backend: str) -> pd.DataFrame | None:
 
 def _ui(config: Config) -> str:
     uri = _where(config)
-    return config.mlflow.ui_url.rstrip("/") or (uri.rstrip("/") if uri.startswith(("http://", "https://")) else "")
+    server = uri if uri.startswith(("http://", "https://")) else ""
+    return public(config.mlflow.ui_url or server).rstrip("/")
 
 
 def _links(client: MlflowClient, experiment: str, night: Night, runs: dict[str, str], config: Config) -> dict[str, str]:

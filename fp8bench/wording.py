@@ -9,7 +9,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from urllib.parse import urlsplit, urlunsplit
 
 from .backends import TITLES, YARDSTICKS
 from .records import CellVerdict, Commit, Effect, Verdict
@@ -170,11 +169,3 @@ def short_device(name: str) -> str:
     """`H200` for `NVIDIA H200`, `Xeon Platinum 8481C` for what Intel calls it."""
     name = re.sub(r"\((R|TM|tm|r)\)|\bNVIDIA\b|\bIntel\b|\bAMD\b|\bCPU\b|\bProcessor\b|@.*", " ", name)
     return one_line(re.sub(r"\s+", " ", name), 28) or "device"
-
-
-def public_url(url: str) -> str:
-    """`url` without a user name and password in it; what is not a URL stays as it is."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -32,7 +32,8 @@ ORDER = ["prepare", "build", "check", "time", "screen", "confirm", "judge", "log
 
 # what a scheduler's environment need not have, and what costs seconds at every parse
 HEAVY = {"torch", "triton", "mlflow", "pandas", "scipy", "jinja2"}
-OURS = {"fp8bench", "fp8bench.config", "fp8bench.errors", "fp8bench.paths", "fp8bench.spec"}  # all that parsing needs
+# all that parsing needs
+OURS = {f"fp8bench{name}" for name in ("", ".config", ".errors", ".paths", ".secrecy", ".spec")}
 
 
 def describe(**environment: str) -> dict[str, Any]:

@@ -135,19 +135,6 @@ def test_short_device(name, short):
     assert wording.short_device(name) == short
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://me:secret@host/x.git", "https://host/x.git"),
-        ("https://host/x.git", "https://host/x.git"),
-        ("git@host:x.git", "git@host:x.git"),
-        ("/home/me@work/repo", "/home/me@work/repo"),
-    ],
-)
-def test_public_url_hides_accounts(url, shown):
-    assert wording.public_url(url) == shown
-
-
 def test_one_line_holds_no_line_break_of_any_kind():
     text = wording.one_line("a\r\nBcc: x\u2028y\x0b\x85z" + "é" * 300)
     assert text.isprintable()

@@ -31,7 +31,7 @@ CANARIES = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://airflow:canary-airflow-77d0@db/airflow",
     "BACKUP_TARGET": "https://backup:canary-address-3f3f@host/",
 }
-IN_THE_URL = "canary-repo-e4e4"
+IN_THE_URL, IN_THE_SETTINGS = "canary-repo-e4e4", "canary-repo-1d77"
 SUITE = """
 backends = ["cpu"]
 schemes = ["per-token"]
@@ -47,6 +47,10 @@ print("SPY ENVIRONMENT", dict(_os.environ), file=_sys.stderr)
 print("SPY ARGUMENTS", _sys.argv, file=_sys.stderr)
 """
 SUBJECT = "Faster `touch /tmp/pwned` $(touch /tmp/pwned) <script>alert(1)</script> {{ 7*7 }} \x1b[31m %s"
+
+
+def with_password(origin: Path, password: str) -> str:
+    return origin.as_uri().replace("file://", f"file://eve:{password}@localhost")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("FP8BENCH_", "AIRFLOW"))}
     environment |= CANARIES | {"FP8BENCH_HOME": str(root / "home"), "FP8BENCH_CONFIG": os.devnull}
     environment |= {f"FP8BENCH_TIMING__{name}": "3" for name in ("LAUNCHES", "CONFIRM_LAUNCHES", "QUADS")}
-    url = origin.as_uri().replace("file://", f"file://eve:{IN_THE_URL}@localhost")
+    environment["FP8BENCH_REPO"] = with_password(origin, IN_THE_SETTINGS)
+    url = with_password(origin, IN_THE_URL)
     command = [sys.executable, "-m", "fp8bench", "nightly", "--repo", url, "--suite", str(root / "tiny.toml")]
     night = subprocess.run(
         [*command, "--device", "cpu", "--baseline", "HEAD~1"],
@@ -87,7 +92,7 @@ def files(home: Path) -> list[Path]:
 def test_the_night_had_something_to_hide_and_hid_it(home: Path) -> None:
     found = {
         canary: [str(path.relative_to(home)) for path in files(home) if canary.encode() in path.read_bytes()]
-        for canary in (*CANARIES.values(), IN_THE_URL)
+        for canary in (*CANARIES.values(), IN_THE_URL, IN_THE_SETTINGS)
     }
     assert found == {canary: [] for canary in found}
 
@@ -147,9 +152,33 @@ def test_workers_and_compilers_are_given_no_secret(name: str, value: str, monkey
 
 
 def test_frozen_settings_hold_no_secret() -> None:
-    config = Config(mail={"password": "canary-1"}, mlflow={"tracking_uri": "https://me:canary-2@mlflow.example.org"})
-    assert "canary" not in config.frozen_json()
+    secret = "https://me:canary@host.example.org/x"
+    config = Config(repo=secret, mail={"password": "canary-1"}, mlflow={"tracking_uri": secret, "ui_url": secret})
+    stored = config.frozen_json()
+    assert "canary" not in stored
     assert "canary-1" not in repr(config)
+    assert Config.model_validate_json(stored).repo == "https://host.example.org/x"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:secret@host/x.git", "https://host/x.git"),
+        ("https://secret@host/x.git", "https://host/x.git"),
+        ("https://me:sec@ret@host/x.git", "https://host/x.git"),
+        ("postgresql://me:sec/ret@db:5432/mlflow", "postgresql://db:5432/mlflow"),
+        ("postgresql://me:sec#r?et@db/mlflow", "postgresql://db/mlflow"),
+        ("redis://:secret@host", "redis://host"),
+        ("fatal: https://me:secret@host/x and http://a@b", "fatal: https://host/x and http://b"),
+        ("https://host/x.git", "https://host/x.git"),
+        ("http://host:8080/team@home/x.git", "http://host:8080/team@home/x.git"),
+        ("http://[::1]:8080/team@home/x.git", "http://[::1]:8080/team@home/x.git"),
+        ("git@host:x.git", "git@host:x.git"),
+        ("/home/me@work/repo", "/home/me@work/repo"),
+    ],
+)
+def test_addresses_are_shown_without_accounts(address: str, shown: str) -> None:
+    assert secrecy.public(address) == shown
 
 
 def test_nothing_unpickles_or_starts_a_shell() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from .. import wording
 from ..night import Night
 from ..records import Built, BuiltLibrary, Commit, Verdict
+from ..secrecy import public
 from .tones import Badge, badge
 
 TAIL = 12_000  # characters of a log or a resource report that are shown
@@ -99,7 +100,7 @@ def environment(night: Night) -> Environment:
     prepared, machine = night.prepared, night.prepared.environment
     rows = [
         ("night", prepared.run_id),
-        ("repository", wording.public_url(prepared.repo)),
+        ("repository", public(prepared.repo)),
         ("suite", f"{prepared.suite}, {wording.count(len(prepared.cells), 'cell')}, seed {prepared.seed}"),
         ("host", machine.host),
         ("device", f"{machine.device_name} {machine.device_uuid}".strip()),
