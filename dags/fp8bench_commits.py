@@ -35,7 +35,7 @@ def _text(default: str | None, title: str, description: str) -> Param:
 
 
 PARAMS = {
-    "repo": _text(CONFIG.repo, "Repository", "URL or path of the git repository."),
+    "repo": _text(CONFIG.offered_repo, "Repository", "URL or path of the git repository. Empty: that of the settings."),
     "commits": _text(None, "Commits", "A range A..B. Empty: those that came since the last nights."),
     "baseline": _text(None, "Baseline", "What to compare with. Empty: A of the range, or the accepted baseline."),
     "suite": _text(CONFIG.suite, "Suite", "smoke, reference, or the path of a suite's TOML file."),

@@ -80,9 +80,10 @@ def _text(default: str | None, title: str, description: str, characters: str, ex
 
 PARAMS = {
     "repo": _text(
-        CONFIG.repo,
+        CONFIG.offered_repo,
         "Repository",
-        "URL or path of the git repository under test; a relative path starts where Airflow's worker was started.",
+        "URL or path of the git repository under test; a relative path starts where Airflow's worker was started. "
+        "Empty: that of the settings.",
         r"\w./:@~+%-",
     ),
     "candidate": _text(

@@ -256,6 +256,11 @@ class Config(BaseSettings):
     def tracking_uri(self) -> str:
         return self.mlflow.tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow.db"
 
+    @property
+    def offered_repo(self) -> str:
+        """`repo` as others may be told to ask for it; "" where that would tell its password, and means `repo` too."""
+        return self.repo if public(self.repo) == self.repo else ""
+
     def with_planted(self, planted: dict[str, float]) -> Config:
         """These settings with exactly `planted`: layers of settings would add their patterns up."""
         return self.model_copy(update={"timing": self.timing.model_copy(update={"planted": planted})})

@@ -45,6 +45,7 @@ before = set(sys.modules)
 dag = runpy.run_path({str(DAG_FILE)!r})["fp8bench_nightly"]
 print(json.dumps({{
     "schedule": dag.schedule, "catchup": dag.catchup, "max_active_runs": dag.max_active_runs, "doc": dag.doc_md,
+    "repo": dag.params["repo"],
     "imported": sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & set({sorted(HEAVY)!r})),
     "ours": sorted(name for name in sys.modules if name.partition(".")[0] == "fp8bench"),
     "tasks": {{task.task_id: dict(
@@ -172,6 +173,11 @@ def test_parameters_show_as_a_form(dag: Any) -> None:
         assert param.description
         assert param.schema["title"]
         assert param.resolve() == {"repo": ".", "suite": "smoke"}.get(name)
+
+
+def test_the_form_does_not_offer_an_address_with_a_password() -> None:
+    """Airflow shows and keeps what a form offers; asked for nothing, a night takes the repository of the settings."""
+    assert describe(FP8BENCH_REPO="https://eve:canary@example.org/kernels.git")["repo"] is None
 
 
 @pytest.mark.parametrize(
@@ -446,6 +452,12 @@ def test_a_night_a_commit_is_triggered_by_its_own_name(kernels: Path) -> None:
     for entry in listed:
         assert entry["baseline"] == first
         assert entry["runs"][0] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
+        assert entry["repo"] == str(tmp_path)
+    ours = {"FP8BENCH_REPO": f"file://eve:canary@localhost{tmp_path}", "FP8BENCH_HOME": str(tmp_path / "home")}
+    command.remove(f"--repo={tmp_path}")
+    done = subprocess.run(command, env=os.environ | ours, capture_output=True, text=True, check=True)
+    assert "canary" not in done.stdout, "Airflow would keep it with the parameters of the night"
+    assert json.loads(done.stdout) == [{key: entry[key] for key in entry if key != "repo"} for entry in listed]
 
 
 def test_a_commit_s_night_is_triggered_again_while_it_ends_without_a_verdict(
