@@ -12,7 +12,8 @@ import re
 
 _WITHHELD = re.compile(
     r"FP8BENCH_|AIRFLOW|_?MLFLOW|CELERY|REDIS|POSTGRES|PG|SSH_AUTH|AWS_|AZURE_|GOOGLE_APPLICATION|GIT_ASKPASS|NOTIFY_SOCKET|"
-    r".*(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE_KEY|_DSN|DATABASE_URL|WEBHOOK)"
+    r".*(PASSWORD|PASSWD|PASSPHRASE|PASS$|SECRET|TOKEN|CREDENTIAL|KEY|AUTH|COOKIE|_DSN|DATABASE_URL|CONNECTION_STRING|"
+    r"WEBHOOK)|(.*_)?(PAT|PW|JWT|CREDS)(_|$)|.+_PWD(_|$)"  # PWD alone is the shell's
 )
 # User and password of an address; a token stands there as a user too. A password may hold an "@", and a database's a
 # "/": what follows the first colon and is no port.

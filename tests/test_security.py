@@ -30,6 +30,13 @@ CANARIES = {
     "GITHUB_TOKEN": "canary-forge-51aa",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "postgresql://airflow:canary-airflow-77d0@db/airflow",
     "BACKUP_TARGET": "https://backup:canary-address-3f3f@host/",
+    "PIP_INDEX_URL": "https://canary-index-4b1e@host/simple",
+    "SMTP_PASS": "canary-smtp-80a2",
+    "MYSQL_PWD": "canary-mysql-e6d1",
+    "S3_ACCESS_KEY": "canary-s3-0c5f",
+    "SIGNING_KEY": "canary-signing-b90c",
+    "GITHUB_PAT": "canary-pat-7d3a",
+    "NPM_CONFIG__AUTH": "canary-npm-f21b",
 }
 IN_THE_URL, IN_THE_SETTINGS = "canary-repo-e4e4", "canary-repo-1d77"
 SUITE = """
@@ -149,6 +156,24 @@ def test_workers_and_compilers_are_given_no_secret(name: str, value: str, monkey
     assert {"PATH", "HOME"} <= set(secrecy.scrubbed_environment())
     plan = cast("libraries.Plan", SimpleNamespace(tree=Path("/"), backend="cpu"))
     assert value not in libraries._run(["env"], plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, "/usr/bin:/bin")
+            for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "PWD", "OLDPWD", "TMPDIR")
+        ),
+        *(
+            (name, "0")
+            for name in ("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CXX", "OMP_NUM_THREADS", "LLVM_PASS_PLUGIN_PATH")
+        ),
+        ("PIP_INDEX_URL", "https://host:8443/team@home/simple"),
+    ],
+)
+def test_workers_and_compilers_are_given_what_they_need(name: str, value: str) -> None:
+    assert not secrecy.is_secret(name, value)
 
 
 def test_frozen_settings_hold_no_secret() -> None:
