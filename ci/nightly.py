@@ -34,7 +34,7 @@ from rich.console import Console  # noqa: E402
 from rich.live import Live  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
-from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_command, mlflow_version  # noqa: E402
+from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_version, start_mlflow  # noqa: E402
 
 from fp8bench import config, records, timeline  # noqa: E402
 from fp8bench.cli import EXIT_ERROR, Parser, explain  # noqa: E402
@@ -342,7 +342,7 @@ def serve(settings: config.Config, console: Console) -> int:
         console.print(f"Airflow   {airflow.url}", highlight=False)
         if mlflow_version():
             port = free_port(MLFLOW_PORT)
-            airflow.start("mlflow", *mlflow_command(settings, port))
+            start_mlflow(settings, airflow, port)
             console.print(f"MLflow    http://127.0.0.1:{port} (in 10 seconds or so)", highlight=False)
             if port != MLFLOW_PORT:
                 console.print(f"          Port {MLFLOW_PORT} is taken: links in reports lead there.", style="yellow")

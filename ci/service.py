@@ -26,6 +26,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +144,22 @@ def migrate_mlflow(settings: config.Config) -> None:
     stamp.write_text(version)
 
 
-def mlflow_command(settings: config.Config, port: int) -> list[str]:
-    """Arguments of python for an MLflow server on the loopback interface."""
-    where = ["--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1", "--port", str(port)]
-    return ["-m", "mlflow", "server", *where, "--workers", "1"]
+def start_mlflow(settings: config.Config, airflow: EmbeddedAirflow, port: int) -> subprocess.Popen[bytes]:
+    """Start an MLflow server on the loopback interface.
+
+    The address of its database may hold a password, and everybody can read a process's arguments: it is a variable.
+    """
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    database = {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri}
+    return airflow.start("mlflow", "-m", "mlflow", "server", *where, env=database)
 
 
 # ---- run ------------------------------------------------------------------------------------------------------
+
+
+def start_index(airflow: EmbeddedAirflow, port: int) -> subprocess.Popen[bytes]:
+    """Start the server of the page over all nights."""
+    return airflow.start("index", str(CHECKOUT / "ci" / "serve_index.py"), str(port))
 
 
 class Running:
@@ -157,16 +167,17 @@ class Running:
 
     def __init__(self, settings: config.Config, airflow: EmbeddedAirflow) -> None:
         self._airflow = airflow
-        self._commands = {"index": [str(CHECKOUT / "ci" / "serve_index.py"), str(settings.service.index_port)]}
+        ports = settings.service
+        self._starts = {"index": partial(start_index, airflow, ports.index_port)}
         if mlflow_version():
-            self._commands["mlflow"] = mlflow_command(settings, settings.service.mlflow_port)
-        self._processes = {name: airflow.start(name, *command) for name, command in self._commands.items()}
+            self._starts["mlflow"] = partial(start_mlflow, settings, airflow, ports.mlflow_port)
+        self._processes = {name: start() for name, start in self._starts.items()}
 
     def mend(self) -> list[str]:
         """Start what died again; its names. AirflowError when Airflow dies too often."""
         dead = [name for name, process in self._processes.items() if process.poll() is not None]
         for name in dead:
-            self._processes[name] = self._airflow.start(name, *self._commands[name])
+            self._processes[name] = self._starts[name]()
         return dead + self._airflow.mend()
 
 

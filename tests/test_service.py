@@ -71,6 +71,7 @@ def test_it_is_up_on_the_loopback_interface_alone(up: Service, environment: dict
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses == {"127.0.0.1"}
+    assert not any("mlflow.db" in command_of(process) for process in family(up)), "a database's address is no argument"
     again = service(environment, "up")
     assert again.returncode == 0
     assert Service.running(Path(environment["FP8BENCH_HOME"])) == up  # the same process: nothing was started twice
