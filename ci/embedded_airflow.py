@@ -49,7 +49,7 @@ COMPONENTS = {
     "triggerer": ("--skip-serve-logs",),
 }
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-DEATHS, DEATHS_SECONDS = 5, 600.0  # a component that dies more often in that time is not started again
+RESTARTS, RESTARTS_SECONDS = 5, 600.0  # what dies more often in that time is not started again
 START_SECONDS = 240  # generous: a busy machine takes long to import Airflow four times
 STOP_SECONDS = 8
 BUSY_SECONDS = 60
@@ -187,6 +187,22 @@ class AirflowApi:
             raise ApiError(error.code, _detail(error.read())) from None
 
 
+class Restarts:
+    """Counts what is started again."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def allowed(self) -> bool:
+        """Whether there may be one more now, which is counted then."""
+        now = time.monotonic()
+        self._times = [when for when in self._times if now - when < RESTARTS_SECONDS]
+        if len(self._times) >= RESTARTS:
+            return False
+        self._times.append(now)
+        return True
+
+
 class EmbeddedAirflow(AirflowApi):
     """Context manager around the components; `url` answers while it is entered.
 
@@ -210,7 +226,7 @@ class EmbeddedAirflow(AirflowApi):
         super().__init__("", self.home / "logs")
         self._parallelism, self._port, self._exact, self._settings = parallelism, port, exact, dict(settings or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._deaths: list[float] = []
+        self._restarts = Restarts()
         self._started: set[int] = set()  # everything that `start` ever started
         self._lock: IO[str] | None = None
         self._environment: dict[str, str] = {}
@@ -262,11 +278,9 @@ class EmbeddedAirflow(AirflowApi):
         """Start components that died again; their names. AirflowError when they die too often."""
         self._reap()
         dead = [name for name, process in self._processes.items() if process.poll() is not None]
-        now = time.monotonic()
-        self._deaths = [when for when in self._deaths if now - when < DEATHS_SECONDS] + [now] * len(dead)
-        if len(self._deaths) > DEATHS:
-            self.check_alive()
         for name in dead:
+            if not self._restarts.allowed():
+                self.check_alive()
             if name == "scheduler":
                 self._end(self._orphans())
             self._start_component(name)

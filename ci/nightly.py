@@ -34,9 +34,9 @@ from rich.console import Console  # noqa: E402
 from rich.live import Live  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
-from service import DAG, Service, gpus, make_pool, migrate_mlflow, mlflow_version, start_mlflow  # noqa: E402
+from service import DAG, Service, gpus, make_pool, migrate_mlflow, serves_mlflow, start_mlflow  # noqa: E402
 
-from fp8bench import config, records, timeline  # noqa: E402
+from fp8bench import config, records, secrecy, timeline  # noqa: E402
 from fp8bench.cli import EXIT_ERROR, Parser, explain  # noqa: E402
 from fp8bench.rundir import RunDir  # noqa: E402
 
@@ -335,18 +335,23 @@ def run_night(settings: config.Config, params: dict[str, str], console: Console)
 def serve(settings: config.Config, console: Console) -> int:
     """Keep the user interfaces up until somebody ends this process."""
     if service := Service.running(settings.home):
-        console.print(f"The service is up.\nAirflow   {service.airflow}\nMLflow    {service.mlflow}", highlight=False)
+        console.print(
+            f"The service is up.\nAirflow   {service.airflow}\nMLflow    {service.mlflow or service.tracking}",
+            highlight=False,
+        )
         return 0
     migrate_mlflow(settings)
     with own_airflow(settings, console) as airflow:
         console.print(f"Airflow   {airflow.url}", highlight=False)
-        if mlflow_version():
+        if serves_mlflow(settings):
             port = free_port(MLFLOW_PORT)
             start_mlflow(settings, airflow, port)
             console.print(f"MLflow    http://127.0.0.1:{port} (in 10 seconds or so)", highlight=False)
             if port != MLFLOW_PORT:
                 console.print(f"          Port {MLFLOW_PORT} is taken: links in reports lead there.", style="yellow")
-        console.print("Ctrl-C ends both.", style="dim")
+        else:
+            console.print(f"MLflow    {secrecy.public(settings.tracking_uri)} (not served here)", highlight=False)
+        console.print("Ctrl-C ends what is served here.", style="dim")
         while True:
             airflow.check_alive()
             time.sleep(1)

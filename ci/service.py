@@ -5,8 +5,9 @@
   status  what is up, where it is, the next night and the last ones; exit code 4 when something is down
   down    stop everything; a night that runs is taken up again by the next `up`
 
-One process owns all the others: it starts what dies again, and gives up (exit code 4) when that does not help. The
-databases of Airflow and MLflow are migrated when the version of either has changed, and copied before.
+One process owns all the others: it starts what dies again, and gives up (exit code 4) when that does not help Airflow.
+The databases of Airflow and MLflow are migrated when the version of either has changed, and copied before. MLflow is
+served where nights are logged to a database; a server of one's own needs no second one.
 """
 
 from __future__ import annotations
@@ -40,16 +41,18 @@ from embedded_airflow import (  # noqa: E402
     AirflowError,
     ApiError,
     EmbeddedAirflow,
+    Restarts,
     exact_port,
 )
 
-from fp8bench import config, stages, store  # noqa: E402
+from fp8bench import config, secrecy, stages, store  # noqa: E402
 from fp8bench.errors import Fp8BenchError  # noqa: E402
 
 DAG = "fp8bench_nightly"
 EXIT_ERROR, EXIT_INTERRUPTED = 4, 130
 LOOK_SECONDS = 2.0  # between two looks at what runs
 STOP_SECONDS = 60.0
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that an MLflow server can be started on
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -63,9 +66,10 @@ class Service:
     pid: int
     began: float  # with the pid, what tells the process from every other one
     airflow: str
-    mlflow: str  # "": there is none to serve
+    mlflow: str  # "": none is served here
     index: str
     logs: str
+    tracking: str = ""  # where MLflow keeps the nights, without a password
 
     @classmethod
     def running(cls, home: Path) -> Service | None:
@@ -144,6 +148,12 @@ def migrate_mlflow(settings: config.Config) -> None:
     stamp.write_text(version)
 
 
+def serves_mlflow(settings: config.Config) -> bool:
+    """Whether there is an MLflow to serve: its server is installed, and the nights' address is no server's."""
+    kind = settings.tracking_uri.partition(":")[0].partition("+")[0]
+    return bool(mlflow_version()) and kind in DATABASES
+
+
 def start_mlflow(settings: config.Config, airflow: EmbeddedAirflow, port: int) -> subprocess.Popen[bytes]:
     """Start an MLflow server on the loopback interface.
 
@@ -163,22 +173,27 @@ def start_index(airflow: EmbeddedAirflow, port: int) -> subprocess.Popen[bytes]:
 
 
 class Running:
-    """Everything that is started beside Airflow, and what to do when some of it dies."""
+    """Everything that is started beside Airflow, and what to do when some of it dies.
+
+    Nights do without it, so what dies too often is left alone until it may be started again, and ends nothing else.
+    """
 
     def __init__(self, settings: config.Config, airflow: EmbeddedAirflow) -> None:
         self._airflow = airflow
         ports = settings.service
         self._starts = {"index": partial(start_index, airflow, ports.index_port)}
-        if mlflow_version():
+        if serves_mlflow(settings):
             self._starts["mlflow"] = partial(start_mlflow, settings, airflow, ports.mlflow_port)
+        self._restarts = {name: Restarts() for name in self._starts}
         self._processes = {name: start() for name, start in self._starts.items()}
 
     def mend(self) -> list[str]:
         """Start what died again; its names. AirflowError when Airflow dies too often."""
         dead = [name for name, process in self._processes.items() if process.poll() is not None]
-        for name in dead:
+        again = [name for name in dead if self._restarts[name].allowed()]
+        for name in again:
             self._processes[name] = self._starts[name]()
-        return dead + self._airflow.mend()
+        return again + self._airflow.mend()
 
 
 def settle(settings: config.Config) -> None:
@@ -196,7 +211,8 @@ def run(settings: config.Config) -> int:
     settle(settings)
     ports, slots = settings.service, max(1, gpus() if settings.device != "cpu" else 1)
     home = settings.home.resolve()
-    exact_port(ports.mlflow_port, "MLflow", "service.mlflow_port")
+    if serves_mlflow(settings):
+        exact_port(ports.mlflow_port, "MLflow", "service.mlflow_port")
     exact_port(ports.index_port, "the page over all nights", "service.index_port")
     migrate_mlflow(settings)
     stages.refresh_index(settings)
@@ -222,13 +238,17 @@ def _say_up(settings: config.Config, airflow: EmbeddedAirflow) -> None:
         pid=pid,
         began=_started(pid) or 0.0,
         airflow=airflow.url,
-        mlflow=f"http://127.0.0.1:{ports.mlflow_port}" if mlflow_version() else "",
+        mlflow=f"http://127.0.0.1:{ports.mlflow_port}" if serves_mlflow(settings) else "",
         index=f"http://127.0.0.1:{ports.index_port}",
         logs=str(airflow.logs),
+        tracking=secrecy.public(settings.tracking_uri),
     )
     _record(settings.home).write_text(json.dumps(asdict(service), indent=1) + "\n")
     _notify_systemd("READY=1")
-    print(f"up: Airflow {service.airflow}, MLflow {service.mlflow or 'not served'}, nights {service.index}", flush=True)
+    print(
+        f"up: Airflow {service.airflow}, MLflow {service.mlflow or service.tracking}, nights {service.index}",
+        flush=True,
+    )
 
 
 def _notify_systemd(message: str) -> None:
@@ -348,6 +368,8 @@ def status(settings: config.Config) -> int:
     parts = list(_parts(service))
     for name, url, state in parts:
         print(f"{name:<12} {url:<24} {state}")
+    if not service.mlflow:
+        print(f"{'MLflow':<12} {service.tracking:<24} not served here; `make doctor` asks it")
     if parts[0][2] == "up":
         for line in _nights(service):
             print(line)

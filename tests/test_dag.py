@@ -444,7 +444,7 @@ def git(repo: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_a_night_a_commit_is_triggered_by_its_own_name(kernels: Path) -> None:
+def test_a_night_a_commit_is_triggered_by_its_own_name(kernels: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fp8bench", "commits", "--json", f"--repo={kernels}", "--commits=HEAD~2..HEAD"]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
     first, listed = git(kernels, "rev-parse", "HEAD~2"), json.loads(done.stdout)
@@ -452,9 +452,9 @@ def test_a_night_a_commit_is_triggered_by_its_own_name(kernels: Path) -> None:
     for entry in listed:
         assert entry["baseline"] == first
         assert entry["runs"][0] == f"commit-{entry['candidate'][:12]}-on-{first[:12]}"
-        assert entry["repo"] == str(tmp_path)
-    ours = {"FP8BENCH_REPO": f"file://eve:canary@localhost{tmp_path}", "FP8BENCH_HOME": str(tmp_path / "home")}
-    command.remove(f"--repo={tmp_path}")
+        assert entry["repo"] == str(kernels)
+    ours = {"FP8BENCH_REPO": f"file://eve:canary@localhost{kernels}", "FP8BENCH_HOME": str(tmp_path / "home")}
+    command.remove(f"--repo={kernels}")
     done = subprocess.run(command, env=os.environ | ours, capture_output=True, text=True, check=True)
     assert "canary" not in done.stdout, "Airflow would keep it with the parameters of the night"
     assert json.loads(done.stdout) == [{key: entry[key] for key in entry if key != "repo"} for entry in listed]

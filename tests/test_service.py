@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,10 @@ from conftest import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "ci"))
 import serve_index
-from service import Service
+from embedded_airflow import RESTARTS, EmbeddedAirflow
+from service import Running, Service, _started, serves_mlflow, status
+
+from fp8bench.config import Config
 
 PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "INDEX_PORT")
 
@@ -119,6 +124,55 @@ def test_a_taken_port_is_named_with_its_setting(port: str, environment: dict[str
     assert f"port {number} for" in said.stderr
     assert f"service.{port.lower()}" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+# ---- what is started ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "served"),
+    [
+        ("", True),
+        ("sqlite:////srv/mlflow.db", True),
+        ("postgresql+psycopg2://me:secret@db/mlflow", True),
+        ("https://mlflow.example.org", False),
+        ("databricks://profile", False),
+        ("file:///srv/mlruns", False),  # MLflow itself refuses that one by now
+    ],
+)
+def test_mlflow_is_served_on_a_database_alone(uri: str, served: bool, tmp_path: Path) -> None:
+    assert serves_mlflow(Config(home=tmp_path, mlflow={"tracking_uri": uri})) == served
+
+
+def test_what_dies_at_once_is_started_again_five_times_and_no_more(tmp_path: Path) -> None:
+    """The port of the page is taken by then; MLflow is another machine's."""
+    airflow = EmbeddedAirflow(tmp_path / "airflow", CHECKOUT / "dags", settings={})
+    airflow.logs.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Config(
+            home=tmp_path,
+            mlflow={"tracking_uri": "https://mlflow.example.org"},
+            service={"index_port": taken.getsockname()[1]},
+        )
+        running, again = Running(settings, airflow), []
+        for _ in range(RESTARTS + 2):
+            for process in running._processes.values():
+                process.wait(20)
+            again += running.mend()
+    assert again == ["index"] * RESTARTS
+    assert "Address already in use" in (airflow.logs / "index.log").read_text()
+
+
+def test_status_tells_where_an_mlflow_is_that_is_not_served_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = "http://127.0.0.1:9"
+    record = Service(
+        os.getpid(), _started(os.getpid()) or 0, nowhere, "", nowhere, "logs", "https://mlflow.example.org"
+    )
+    (tmp_path / "service.json").write_text(json.dumps(asdict(record)))
+    status(Config(home=tmp_path))
+    assert "MLflow       https://mlflow.example.org not served here" in capsys.readouterr().out
 
 
 # ---- what is served -----------------------------------------------------------------------------------------
