@@ -24,7 +24,6 @@ import importlib.metadata
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -39,6 +38,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import psutil  # Airflow brings it
+from migration import migrate_once
 
 from fp8bench.errors import Fp8BenchError
 
@@ -48,6 +48,7 @@ COMPONENTS = {
     "dag-processor": (),
     "triggerer": ("--skip-serve-logs",),
 }
+STAMP = "migrated"  # in the home: what migrated its database
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 RESTARTS, RESTARTS_SECONDS = 5, 600.0  # what dies more often in that time is not started again
 START_SECONDS = 240  # generous: a busy machine takes long to import Airflow four times
@@ -352,15 +353,12 @@ class EmbeddedAirflow(AirflowApi):
         return lock
 
     def _migrate(self) -> None:
+        def migrate() -> str:
+            failed = self.start("migrate", "-m", "airflow", "db", "migrate").wait() != 0
+            return self._last_words("migrate") if failed else ""
+
         version = importlib.metadata.version("apache-airflow-core")
-        stamp = self.home / "migrated"
-        if (self.home / "airflow.db").exists() and stamp.exists() and stamp.read_text() == version:
-            return
-        if (self.home / "airflow.db").exists():
-            shutil.copy2(self.home / "airflow.db", self.home / f"airflow.db.before-{version}")
-        if self.start("migrate", "-m", "airflow", "db", "migrate").wait() != 0:
-            raise AirflowError(f"Airflow's database could not be migrated: {self._last_words('migrate')}")
-        stamp.write_text(version)
+        migrate_once(self.home / "airflow.db", self.home / STAMP, version, migrate)
 
     def _wait_healthy(self) -> None:
         deadline = time.monotonic() + START_SECONDS

@@ -36,6 +36,7 @@ sys.path.insert(0, str(CHECKOUT))  # works from a bare checkout too
 
 from embedded_airflow import (  # noqa: E402
     HEALTH,
+    STAMP,
     START_SECONDS,
     AirflowApi,
     AirflowError,
@@ -44,6 +45,7 @@ from embedded_airflow import (  # noqa: E402
     Restarts,
     exact_port,
 )
+from migration import is_unfinished, migrate_once  # noqa: E402
 
 from fp8bench import config, secrecy, stages, store  # noqa: E402
 from fp8bench.errors import Fp8BenchError  # noqa: E402
@@ -52,6 +54,7 @@ DAG = "fp8bench_nightly"
 EXIT_ERROR, EXIT_INTERRUPTED = 4, 130
 LOOK_SECONDS = 2.0  # between two looks at what runs
 STOP_SECONDS = 60.0
+MLFLOW_STAMP = ".mlflow-version"  # in the home: what migrated its database
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that an MLflow server can be started on
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -132,20 +135,16 @@ def migrate_mlflow(settings: config.Config) -> None:
 
     StoreError when it is gone: MLflow's server would make an empty one.
     """
+
+    def migrate() -> str:
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", settings.tracking_uri]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return (done.stderr.strip().splitlines() or ["nothing was said"])[-1] if done.returncode else ""
+
     store.exists(settings)
     version, home = mlflow_version(), settings.home.resolve()
-    database, stamp = home / "mlflow.db", home / ".mlflow-version"
-    if not version or settings.mlflow.tracking_uri or not database.exists():
-        return
-    if stamp.exists() and stamp.read_text() == version:
-        return
-    shutil.copy2(database, database.with_name(f"mlflow.db.before-{version}"))
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", settings.tracking_uri]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
-        raise AirflowError(f"MLflow's database {database} could not be migrated: {last}. Its copy lies beside it.")
-    stamp.write_text(version)
+    if version and not settings.mlflow.tracking_uri and (home / "mlflow.db").exists():  # it is made by its first use
+        migrate_once(home / "mlflow.db", home / MLFLOW_STAMP, version, migrate)
 
 
 def serves_mlflow(settings: config.Config) -> bool:
@@ -276,13 +275,21 @@ def up(settings: config.Config) -> int:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        _wait(lambda: Service.running(home) is not None or process.poll() is not None, START_SECONDS)
+        while not _wait(lambda: Service.running(home) is not None or process.poll() is not None, START_SECONDS):
+            if not _migrating(home):
+                break
+            print("A database is being migrated to its new version; that may take long, and is waited for.", flush=True)
         if Service.running(home) is None:
             process.terminate()
             words = log.read_text(errors="replace").strip().splitlines()
             raise AirflowError(f"the service did not come up: {words[-1] if words else 'it said nothing'} (see {log})")
         _wait(lambda: all(state == "up" for _, _, state in _parts(_service(home))), 60)
     return status(settings)
+
+
+def _migrating(home: Path) -> bool:
+    """Whether a database is being migrated, which must not be cut off."""
+    return any(map(is_unfinished, (home / MLFLOW_STAMP, home / "airflow" / STAMP)))
 
 
 def _service(home: Path) -> Service:

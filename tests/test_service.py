@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,7 +26,8 @@ from conftest import CHECKOUT
 sys.path.insert(0, str(CHECKOUT / "ci"))
 import serve_index
 from embedded_airflow import RESTARTS, EmbeddedAirflow
-from service import Running, Service, _started, serves_mlflow, status
+from migration import MigrationError, is_unfinished, migrate_once
+from service import MLFLOW_STAMP, Running, Service, _started, migrate_mlflow, serves_mlflow, status
 
 from fp8bench.config import Config
 
@@ -124,6 +130,77 @@ def test_a_taken_port_is_named_with_its_setting(port: str, environment: dict[str
     assert f"port {number} for" in said.stderr
     assert f"service.{port.lower()}" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+# ---- migrations ---------------------------------------------------------------------------------------------
+
+
+def write(database: Path, *words: str) -> sqlite3.Connection:
+    """Add rows to a database that keeps a log, as Airflow's does; they stay in the log while this is open."""
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("CREATE TABLE IF NOT EXISTS said (word TEXT)")
+    connection.executemany("INSERT INTO said VALUES (?)", [(word,) for word in words])
+    connection.commit()
+    return connection
+
+
+def rows(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [word for (word,) in connection.execute("SELECT word FROM said")]
+
+
+def test_a_failed_migration_keeps_the_copy_of_what_was_before_it(tmp_path: Path) -> None:
+    database, stamp = tmp_path / "some.db", tmp_path / "stamp"
+    kept = tmp_path / "some.db.before-2"
+    stamp.write_text("1")
+
+    def migrate(word: str, wrong: str = "") -> str:
+        write(database, word).close()
+        return wrong
+
+    with closing(write(database, "old")):  # in the log alone
+        database.chmod(0o600)
+        for attempt in ("half", "half again"):
+            with pytest.raises(MigrationError, match=rf"boom\..*{kept}: docs"):
+                migrate_once(database, stamp, "2", partial(migrate, attempt, "boom"))
+            assert rows(kept) == ["old"]
+            assert is_unfinished(stamp)
+        with pytest.raises(MigrationError):  # a version that mends it, perhaps
+            migrate_once(database, stamp, "3", partial(migrate, "third", "boom"))
+    assert sorted(path.name for path in tmp_path.glob("*before*")) == [kept.name]
+    assert kept.stat().st_mode & 0o077 == 0
+    migrate_once(database, stamp, "2", partial(migrate, "new"))
+    migrate_once(database, stamp, "2", lambda: "it is done already")
+    assert rows(database) == ["old", "half", "half again", "third", "new"]
+    migrate_once(database, stamp, "1", lambda: "")
+    migrate_once(database, stamp, "2", lambda: "")  # another upgrade: its copy is of now
+    assert rows(kept) == rows(database)
+
+
+def test_the_documented_way_back_leaves_no_log_of_the_newer_database(tmp_path: Path) -> None:
+    database, stamp = tmp_path / "some.db", tmp_path / "stamp"
+    write(database, "old").close()
+    migrate_once(database, stamp, "2", lambda: "")
+    with closing(write(database, *("new" for _ in range(10_000)))):  # killed: its log stays
+        shutil.copytree(tmp_path, tmp_path / "killed")
+    database = tmp_path / "killed" / "some.db"
+    assert database.with_name("some.db-wal").stat().st_size
+    (back,) = re.findall(r"^back\(\) .*", (CHECKOUT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    subprocess.run(["bash", "-c", f'{back}\nback "$0" 2', str(database)], check=True)
+    assert rows(database) == ["old"]
+
+
+def test_an_mlflow_that_cannot_be_migrated_is_a_sentence_with_the_copy(tmp_path: Path) -> None:
+    (tmp_path / MLFLOW_STAMP).write_text("2.0.0")
+    with closing(write(tmp_path / "mlflow.db", "no table of MLflow's")) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("INSERT INTO alembic_version VALUES ('unheard of')")
+        connection.commit()
+        with pytest.raises(MigrationError, match=r"unheard of.*mlflow\.db\.before-3"):
+            migrate_mlflow(Config(home=tmp_path))
 
 
 # ---- what is started ----------------------------------------------------------------------------------------
