@@ -4,7 +4,7 @@ Starts the embedded Airflow (embedded_airflow.py), triggers the nightly DAG thro
 they go, prints the verdict and where everything lies, stops what it started, and exits with the night's code:
 
   0 fine   1 a regression   2 wrong results, a crash, or kernels that do not build   3 an invalid night
-  4 usage or infrastructure   130 interrupted
+  4 usage or infrastructure, or a run that was ended in Airflow before its end   130 interrupted
 
 Where the service of this home is up (service.py), the night is given to that, and only followed here.
 `--ui` triggers nothing and keeps Airflow's and MLflow's user interfaces up until Ctrl-C.
@@ -58,6 +58,7 @@ class TaskState:
     state: str  # "" while it waits
     attempt: int
     seconds: float | None
+    ran: bool  # False: it never began, whatever its state
 
     @property
     def label(self) -> str:
@@ -71,6 +72,7 @@ class TaskState:
             state=entry["state"] or "",
             attempt=max(1, entry["try_number"]),
             seconds=_seconds(entry["start_date"], entry["end_date"]),
+            ran=bool(entry["hostname"]),
         )
 
 
@@ -126,6 +128,32 @@ def _message(line: str) -> str:
         return ": ".join([str(entry.get("event", "")).strip(), *reasons]) if wanted else ""
     except (ValueError, AttributeError, KeyError, TypeError):
         return ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a DAG run ended: its state, and its tasks'."""
+
+    state: str
+    tasks: tuple[TaskState, ...]
+
+    @property
+    def failed(self) -> list[TaskState]:
+        """The stages that could not work."""
+        return [task for task in self.tasks if task.state == "failed" and task.name != "gate"]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether `prepare` found nothing to measure; of a run that somebody ended, it is skipped without running."""
+        return self.state == "success" and any(task.state == "skipped" for task in self._that_ran("prepare"))
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether somebody ended the run before its last task."""
+        return not self._that_ran("gate")
+
+    def _that_ran(self, name: str) -> list[TaskState]:
+        return [task for task in self.tasks if task.name == name and task.ran]
 
 
 # ---- on the terminal ------------------------------------------------------------------------------------------
@@ -238,44 +266,56 @@ def _refuse_broken_dag(airflow: AirflowApi) -> None:
         raise AirflowError(f"{errors[0]['filename']} cannot be imported: {errors[0]['stack_trace'].splitlines()[-1]}")
 
 
-def follow(night: Night, console: Console) -> list[TaskState]:
-    """Show the night until it ends; returns the stages that could not work, after telling why."""
+def follow(night: Night, console: Console) -> Ended:
+    """Show the night until it ends, and tell why stages could not work."""
     with Screen(console) as screen:
         while True:
             night.airflow.check_alive()
-            ended = night.state() in ("success", "failed")
+            state = night.state()
             tasks = night.tasks()
             screen.show(night, tasks)
-            if ended:
+            if state in ("success", "failed"):
                 break
             time.sleep(0.5)
-    failed = [task for task in tasks if task.state == "failed" and task.name != "gate"]
-    for task in failed:
+    ended = Ended(state, tuple(tasks))
+    for task in ended.failed:
         console.print(f"\n{task.label} failed; the end of {night.log_file(task)}:", style="red", soft_wrap=True)
         for line in night.last_lines(task, 8):
             console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    return failed
+    return ended
 
 
-def night_code(run_dir: Path, failed: list[TaskState]) -> int:
-    """The night's exit code: the verdict's, 0 for a night with nothing to measure, 4 when a stage could not work."""
-    if not failed and not (run_dir / "prepare.json").exists():
+def night_code(run_dir: Path, ended: Ended) -> int:
+    """The night's exit code: the verdict's, or 4 when a stage could not work; 0 only of a run that went to its end."""
+    code = _verdict_code(run_dir, ended)
+    return EXIT_ERROR if code == 0 and (ended.cut_off or ended.state != "success") else code
+
+
+def _verdict_code(run_dir: Path, ended: Ended) -> int:
+    if ended.skipped:
         return 0
-    if failed or not (run_dir / "verdicts.json").exists():
+    if ended.failed or not (run_dir / "verdicts.json").exists():
         return EXIT_ERROR
     command = [sys.executable, "-m", "fp8bench", "stage", "gate", "--run-dir", str(run_dir)]
     environment = os.environ | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     return subprocess.run(command, capture_output=True, env=environment, check=False).returncode
 
 
-def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
-    """What is worth knowing in the end, as (title, text)."""
+def _verdict(run_dir: Path, ended: Ended) -> str:
+    """The night's verdict, or why there is none."""
     if (verdicts := run_dir / "verdicts.json").exists():
-        yield "Verdict", records.read(records.Verdicts, verdicts).sentence
-    elif code == 0:
-        yield "Verdict", "none: the kernels are those of the baseline, and nights.unchanged is skip."
-    else:
-        yield "Verdict", "none: a stage could not work. What was measured is kept."
+        sentence = records.read(records.Verdicts, verdicts).sentence
+        return f"{sentence} The night was ended before all of it was told." if ended.cut_off else sentence
+    if ended.skipped:
+        return "none: the kernels are those of the baseline, and nights.unchanged is skip."
+    if ended.failed:
+        return "none: a stage could not work. What was measured is kept."
+    return f"none: the night was ended in Airflow, as {ended.state}, before it was judged. What was measured is kept."
+
+
+def summary(run_dir: Path, ended: Ended, code: int) -> Iterator[tuple[str, str]]:
+    """What is worth knowing in the end, as (title, text)."""
+    yield "Verdict", _verdict(run_dir, ended)
     if (report := run_dir / "report.html").exists():
         yield "Report", str(report)
     if (logged := run_dir / "mlflow.json").exists():
@@ -288,7 +328,8 @@ def summary(run_dir: Path, code: int) -> Iterator[tuple[str, str]]:
         yield "Mails", f"{sent} of {len(mails)} sent ({run_dir / 'outbox'})"
     if took := timeline.sentence(timeline.read(RunDir(run_dir))):
         yield "Time", took
-    yield "Run", str(run_dir)
+    if run_dir.exists():
+        yield "Run", str(run_dir)
     yield "Look", "make ui serves Airflow and MLflow on this machine"
     yield "Exit code", str(code)
 
@@ -322,11 +363,11 @@ def run_night(settings: config.Config, params: dict[str, str], console: Console)
     with airflow_for(settings, console) as airflow:
         night = trigger(airflow, params)
         console.print(f"Airflow is up at {airflow.url}; {night.run_id} runs.", style="dim", highlight=False)
-        failed = follow(night, console)
+        ended = follow(night, console)
     run_dir = settings.home.resolve() / "runs" / night.run_id
-    code = night_code(run_dir, failed)
+    code = night_code(run_dir, ended)
     console.print()
-    for title, text in summary(run_dir, code):
+    for title, text in summary(run_dir, ended, code):
         console.print(f"{title:<10} {text}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"The night took {time.monotonic() - began:.0f} s.", style="dim")
     return code

@@ -15,8 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import CHECKOUT, HOME
+from nights import make_night
 
 from fp8bench import records
+
+sys.path.insert(0, str(CHECKOUT / "ci"))
+from nightly import Ended, TaskState, night_code, summary
 
 SUITE = """
 backends = ["cpu"]
@@ -126,3 +130,44 @@ def test_an_ended_night_leaves_nothing_running(clone: Path, sign: signal.Signals
     assert ("everything is stopped" in said) == (sign == signal.SIGTERM)
     _, alive = psutil.wait_procs(started, timeout=20)
     assert alive == []
+
+
+# ---- how it ended -------------------------------------------------------------------------------------------
+
+NAMES = ("prepare", "build", "judge", "alert", "gate")
+
+
+def ended(state: str, *states: str) -> Ended:
+    """A run whose tasks are in `states`; "-skipped" stands for one that was skipped before it began."""
+    return Ended(
+        state,
+        tuple(
+            TaskState(name, -1, entry.removeprefix("-"), 1, 0.0, ran=not entry.startswith("-"))
+            for name, entry in zip(NAMES, states, strict=True)
+        ),
+    )
+
+
+DONE, UNJUDGED = ("success",) * 5, ("-skipped",) * 3
+RUNS = {
+    "CPU: unchanged": (0, ended("success", *DONE), "clean"),
+    "CPU: 8 cells regressed": (1, ended("failed", *DONE[:4], "failed"), "regressed"),
+    "the kernels are those of the baseline": (0, ended("success", "skipped", *UNJUDGED, "skipped"), ""),
+    "ended in Airflow, as failed": (4, ended("failed", "-skipped", *UNJUDGED, "-skipped"), ""),
+    "ended in Airflow, as success": (4, ended("success", "-skipped", *UNJUDGED, "-skipped"), ""),
+    "ended in Airflow, as failed, before it was judged": (4, ended("failed", "success", *UNJUDGED, "-skipped"), ""),
+    "ended before all of it was told": (4, ended("failed", *DONE[:3], "-skipped", "-skipped"), "clean"),
+    "a stage could not work": (4, ended("failed", "failed", *("upstream_failed",) * 3, "failed"), ""),
+}
+
+
+@pytest.mark.parametrize("told", RUNS)
+def test_a_run_that_was_cancelled_is_never_fine(told: str, tmp_path: Path) -> None:
+    code, how, verdicts = RUNS[told]
+    run_dir = tmp_path / "night"
+    if verdicts:
+        make_night(run_dir, verdicts)
+    assert night_code(run_dir, how) == code
+    said = dict(summary(run_dir, how, code))
+    assert told in said["Verdict"]
+    assert ("Run" in said) == bool(verdicts)
