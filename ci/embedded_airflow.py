@@ -50,6 +50,7 @@ COMPONENTS = {
 }
 STAMP = "migrated"  # in the home: what migrated its database
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+LOGIN = ("AIRFLOW__CORE__AUTH_MANAGER", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS")
 RESTARTS, RESTARTS_SECONDS = 5, 600.0  # what dies more often in that time is not started again
 START_SECONDS = 240  # generous: a busy machine takes long to import Airflow four times
 STOP_SECONDS = 8
@@ -103,6 +104,16 @@ def keys(home: Path) -> dict[str, str]:
             json.dump(made, file)
     found: dict[str, str] = json.loads(path.read_text())
     return found
+
+
+def refuse_login() -> None:
+    """AirflowError where the caller asks for a login: this Airflow has none, and nobody should believe otherwise."""
+    for name in LOGIN:
+        if name in os.environ:
+            raise AirflowError(
+                f"{name} is set, and this Airflow has no login, on the loopback interface alone: unset it, "
+                "and put a proxy with authentication in front (docs/security.md)."
+            )
 
 
 def environment(home: Path, dags: Path, port: int, parallelism: int) -> dict[str, str]:
@@ -233,6 +244,7 @@ class EmbeddedAirflow(AirflowApi):
         self._environment: dict[str, str] = {}
 
     def __enter__(self) -> EmbeddedAirflow:
+        refuse_login()
         self.logs.mkdir(parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self._end(self._leftovers())

@@ -25,7 +25,7 @@ from conftest import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT / "ci"))
 import serve_index
-from embedded_airflow import RESTARTS, EmbeddedAirflow
+from embedded_airflow import LOGIN, RESTARTS, AirflowError, EmbeddedAirflow
 from migration import MigrationError, is_unfinished, migrate_once
 from service import MLFLOW_STAMP, Running, Service, _started, migrate_mlflow, serves_mlflow, status
 
@@ -130,6 +130,17 @@ def test_a_taken_port_is_named_with_its_setting(port: str, environment: dict[str
     assert f"port {number} for" in said.stderr
     assert f"service.{port.lower()}" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("name", LOGIN)
+def test_a_login_that_would_not_be_there_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "some.FabAuthManager")
+    with (
+        pytest.raises(AirflowError, match=f"{name} is set, and this Airflow has no login"),
+        EmbeddedAirflow(tmp_path / "airflow", CHECKOUT / "dags"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- migrations ---------------------------------------------------------------------------------------------
