@@ -208,7 +208,7 @@ def test_parameters_refuse_what_looks_like_an_injection(dag: Any, name: str, val
         dag.params.get_param(name).resolve(value)
 
 
-@pytest.mark.parametrize("repo", ["/srv/my kernels", "https://u:p%21x!@example.org/k.git", "/srv/kérnel (v2)"])
+@pytest.mark.parametrize("repo", ["/srv/my kernels", "https://example.org/my!kernels.git", "/srv/kérnel (v2)"])
 def test_a_repository_of_other_characters_is_left_to_the_settings(
     repo: str, airflow_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
