@@ -20,13 +20,14 @@ import pandas as pd
 import torch
 
 from . import tensors
-from .backends import FLOOR, TITLES, check_name, yardstick_case
+from .backends import FLOOR, check_name, yardstick_case
 from .errors import UsageError
 from .metrics import MEMORY_GBPS, geomean, memory_share, over_floor
 from .quant import own_backend
 from .spec import DTYPES, REGIMES, Case, GroupShape, Scheme, parse_dtype
 from .speedups import compute_geomean_speedups
 from .timing import Clock, clock_for
+from .wording import title
 
 __all__ = ["MISSING", "Timing", "benchmark_quantization", "compute_geomean_speedups", "configurations", "table"]
 
@@ -236,7 +237,7 @@ def memory_table(
 
 def geomeans(df: pd.DataFrame, providers: Sequence[str]) -> pd.DataFrame:
     """Geometric means of the providers' columns by layout and group shape, over what is there."""
-    by, columns = ["col_major", "group_shape"], [TITLES[name] for name in providers]
+    by, columns = ["col_major", "group_shape"], [title(name) for name in providers]
     rows = [
         {**dict(zip(by, key, strict=True)), **{column: geomean(group[column].dropna()) for column in columns}}
         for key, group in df.groupby(by, sort=False)
@@ -247,5 +248,5 @@ def geomeans(df: pd.DataFrame, providers: Sequence[str]) -> pd.DataFrame:
 def _tabulate(
     cases: Sequence[Case], providers: Sequence[str], value: Callable[[str, Case], float | None]
 ) -> pd.DataFrame:
-    rows = [{**case_columns(case), **{TITLES[name]: value(name, case) for name in providers}} for case in cases]
-    return pd.DataFrame(rows, columns=[*CASE_COLUMNS, *(TITLES[name] for name in providers)])
+    rows = [{**case_columns(case), **{title(name): value(name, case) for name in providers}} for case in cases]
+    return pd.DataFrame(rows, columns=[*CASE_COLUMNS, *map(title, providers)])

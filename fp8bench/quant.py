@@ -17,6 +17,7 @@ from . import backends, paths, tensors
 from .backends import Backend
 from .backends.torch import quantize as quantize_native
 from .errors import UsageError
+from .libraries import NATIVE
 from .spec import MIN_SCALE, Case, GroupShape, Scheme
 
 Quantized = tuple[Tensor, Tensor]
@@ -32,7 +33,7 @@ OPERATORS = ("cuda", "triton", "cpu")  # the other backend, torch, is plain torc
 @cache
 def own_backend(name: str) -> Backend:
     """The backend of the sources that fp8bench itself runs from; builds the kernel libraries at first use."""
-    if name in ("torch", "triton"):  # nothing of theirs is compiled here
+    if name not in NATIVE:
         return backends.load(name, paths.BACKENDS.parent)
     from .builds import default_build
 

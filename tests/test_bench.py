@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +15,7 @@ import pytest
 import torch
 
 import fp8bench
-from fp8bench import GroupShape, bench, cli, speedups
+from fp8bench import GroupShape, bench, cli, paths, speedups
 from fp8bench.errors import UsageError
 
 TOKEN, GROUP = GroupShape.PER_TOKEN, GroupShape(1, 64)
@@ -136,7 +140,7 @@ def test_the_command_prints_tables_and_writes_files(tmp_path: Path, capsys: pyte
         "  Group shapes: ['per-token', 'group-64']",
         "  Column major scales: [True, False]",
     ]
-    assert "All 6 checks passed (cpu, triton against the oracle)." in lines
+    assert "All 6 checks passed (cpu against the oracle)." in lines  # and triton was not checked
     title = lines.index("QuantFP8 performance (µs):")
     assert lines[title + 1].split() == ["hidden_size", "batch_size", "col_major", "group_shape", "CPU", "Triton"]
     assert [line.split()[:4] for line in lines[title + 2 : title + 4]] == [
@@ -166,6 +170,46 @@ def test_the_command_compares_with_torch(capsys: pytest.CaptureFixture[str]) -> 
     assert header == ["col_major", "group_shape", "CPU"]
     assert row[:2] == ["False", "per-tensor"]
     assert float(row[2]) > 0
+
+
+MINE = """
+import torch
+
+from .torch import quantize
+
+class Mine:
+    name = "mine"
+
+    def supports(self, case, device):
+        return None
+
+    def bind(self, scheme, x, codes, scales, scale=None, scale_ub=None):
+        def call():
+            codes, scales = quantize(x, scheme, scale, scale_ub)
+            codes.view(torch.uint8)[codes.isnan()] = 0x7F  # the one NaN that the oracle has
+            return codes, scales
+
+        return call
+
+def create(build):
+    return Mine()
+"""
+
+
+def test_a_new_backend_is_a_file_and_a_name(tmp_path: Path) -> None:
+    """What CONTRIBUTING.md says of adding one, followed in a copy of the package."""
+    package = shutil.copytree(
+        paths.CHECKOUT / "fp8bench", tmp_path / "fp8bench", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (package / "backends" / "mine.py").write_text(MINE)
+    registry = package / "backends" / "__init__.py"
+    registry.write_text(registry.read_text().replace('NAMES = ("torch",', 'NAMES = ("mine", "torch",'))
+    command = [sys.executable, "-m", "fp8bench", *SMALL, "mine", "--check", "--group-sizes", "-1"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All 2 checks passed (mine against the oracle)." in done.stdout
 
 
 def test_a_failed_check_is_told_not_timed_and_exits_with_2(
@@ -210,6 +254,15 @@ def test_bad_input_is_one_sentence_and_exits_with_4(
     assert len(lines) == 1
     assert lines[0].startswith("fp8bench bench: ")
     assert told in lines[0]
+
+
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_nothing_to_check_or_time_is_no_success(check: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SMALL, "triton", *check, "--group-sizes", "-1"]) == cli.EXIT_ERROR
+    told = capsys.readouterr()
+    assert "passed" not in told.out
+    assert "Triton: no time for 2 of 2 configurations: Triton needs a GPU" in told.out
+    assert told.err == "fp8bench bench: nothing could be checked or timed here: use --backends torch cpu.\n"
 
 
 @pytest.mark.parametrize("arguments", [["--regime", "warm"], ["--batch-sizes", "many"], ["--device", "tpu"]])

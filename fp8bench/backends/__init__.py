@@ -6,8 +6,8 @@ siblings (`from ._native import ...`) and its own kernel language, and nothing e
 must offer is `Backend`, made by its function `create(build)`, where `build` is the directory with the kernel
 libraries (backends without one ignore it).
 
-To add a backend: write `backends/<name>.py` and add its name to `NAMES`. A yardstick is a file like any other and
-has its name in `YARDSTICKS`.
+To add a backend: write `backends/<name>.py` and add its name to `NAMES`; one that is called otherwise than its name has
+a title in `TITLES`. A yardstick is a file like any other and has its name in `YARDSTICKS`.
 """
 
 from __future__ import annotations

@@ -7,24 +7,25 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from .. import records
-from ..backends import NAMES, REFERENCE, TITLES, check_name
+from ..backends import NAMES, REFERENCE, check_name
 from ..errors import UsageError
 from ..progress import Reporter
 from ..spec import DTYPE_ALIASES, DTYPES, REGIMES, Case, GroupShape, parse_dtype
 from ..speedups import compute_geomean_speedups
+from ..wording import title
 from . import EXIT_OK, EXIT_WRONG
 
 HIDDEN_SIZES = [896, 1024, 2048, 4096, 7168]
 BATCH_SIZES = [1, 16, 128, 512, 1024]
 GROUP_SIZES = [0, -1, 64, 128]
-BACKENDS = {"cuda": ["torch", "cuda", "triton"], "cpu": ["torch", "cpu"]}
+BACKENDS = {"cuda": ["torch", "cuda", "triton"], "cpu": ["torch", "cpu"]}  # timed unless others are asked for
 
 Progress = Callable[[str, int, int], None]
 
@@ -170,6 +171,9 @@ def _measure(plan: Plan, check: bool, latency: bool) -> Found:
         torch.set_num_threads(1)  # as the clock does: what is compiled for the check is what is timed
     reasons = _support(plan)
     jobs = [job for job in _jobs(plan) if job not in reasons]
+    if not jobs:
+        _print_reasons(plan, reasons)
+        raise UsageError(f"nothing could be checked or timed here: use --backends {' '.join(BACKENDS[plan.device])}.")
     with Reporter() as progress:
         wrong = _check(plan, jobs, progress) if check else {}
         right = [job for job in jobs if job not in wrong]
@@ -185,25 +189,26 @@ def _measure(plan: Plan, check: bool, latency: bool) -> Found:
 def _print_checks(plan: Plan, found: Found) -> None:
     for (name, case), detail in found.wrong.items():
         print(f"WRONG {name}/{case.id}: {detail}")
-    count = len(_jobs(plan)) - len(found.reasons)
+    checked = [name for name, case in _jobs(plan) if (name, case) not in found.reasons]
+    count, names = len(checked), ", ".join(dict.fromkeys(checked))
     verdict = f"{len(found.wrong)} of {count} checks failed" if found.wrong else f"All {count} checks passed"
-    print(f"{verdict} ({', '.join(plan.providers)} against the oracle).\n")
+    print(f"{verdict} ({names} against the oracle).\n")
 
 
-def _print_reasons(plan: Plan, found: Found) -> None:
+def _print_reasons(plan: Plan, found: Mapping[tuple[str, Case], str]) -> None:
     """Each reason once, with how many configurations it keeps out."""
     for name in plan.providers:
-        reasons = [reason for (provider, _), reason in found.reasons.items() if provider == name]
+        reasons = [reason for (provider, _), reason in found.items() if provider == name]
         for reason in dict.fromkeys(reasons):
-            print(f"{TITLES[name]}: no time for {reasons.count(reason)} of {len(plan.cases)} configurations: {reason}.")
+            print(f"{title(name)}: no time for {reasons.count(reason)} of {len(plan.cases)} configurations: {reason}.")
 
 
 def _speedups(plan: Plan, df: pd.DataFrame) -> pd.DataFrame | None:
     """Over the reference, by layout and group shape; None where there is nothing to compare."""
-    others = [TITLES[name] for name in plan.providers if name != REFERENCE]
+    others = [title(name) for name in plan.providers if name != REFERENCE]
     if REFERENCE not in plan.providers or not others:
         return None
-    return compute_geomean_speedups(df, TITLES[REFERENCE], others, ["col_major", "group_shape"])
+    return compute_geomean_speedups(df, title(REFERENCE), others, ["col_major", "group_shape"])
 
 
 def _shown(speedups: pd.DataFrame) -> pd.DataFrame:
@@ -212,8 +217,8 @@ def _shown(speedups: pd.DataFrame) -> pd.DataFrame:
     return speedups.drop(columns=idle)
 
 
-def _print_table(title: str, df: pd.DataFrame, pattern: str = "{:.2f}") -> None:
-    print(title)
+def _print_table(heading: str, df: pd.DataFrame, pattern: str = "{:.2f}") -> None:
+    print(heading)
     print(df.to_string(index=False, float_format=pattern.format, na_rep="-"))
 
 
@@ -284,10 +289,10 @@ def run(args: argparse.Namespace) -> int:
         _print_checks(plan, found)
     df = bench.table(plan.cases, found.times, plan.providers)
     _print_table("QuantFP8 performance (µs):", df)
-    _print_reasons(plan, found)
+    _print_reasons(plan, found.reasons)
     speedups = _speedups(plan, df)
     if speedups is not None:
-        _print_table(f"\nSpeedup over {TITLES[REFERENCE]}", _shown(speedups))
+        _print_table(f"\nSpeedup over {title(REFERENCE)}", _shown(speedups))
     _print_limits(plan, found)
     if args.latency:
         _print_latencies(plan, found)
