@@ -33,7 +33,7 @@ __all__ = ["MISSING", "Timing", "benchmark_quantization", "compute_geomean_speed
 
 BLOCKS = 20
 SEED = 0
-FLOOR_COLUMN = "Floor (µs)"
+FLOOR_COLUMN = "Floor (us)"
 CASE_COLUMNS = ("hidden_size", "batch_size", "col_major", "group_shape")
 
 
@@ -169,9 +169,7 @@ def benchmark_quantization(
 def case_columns(case: Case) -> dict[str, object]:
     """A case in the reference script's columns."""
     scheme = case.scheme
-    return dict(
-        zip(CASE_COLUMNS, (case.hidden, case.tokens, scheme.column_major, str(scheme.group_shape)), strict=True)
-    )
+    return dict(zip(CASE_COLUMNS, (case.hidden, case.tokens, scheme.column_major, scheme.group_shape), strict=True))
 
 
 def table(cases: Sequence[Case], times: Mapping[tuple[str, Case], Timing], providers: Sequence[str]) -> pd.DataFrame:
@@ -240,7 +238,7 @@ def geomeans(df: pd.DataFrame, providers: Sequence[str]) -> pd.DataFrame:
     by, columns = ["col_major", "group_shape"], [title(name) for name in providers]
     rows = [
         {**dict(zip(by, key, strict=True)), **{column: geomean(group[column].dropna()) for column in columns}}
-        for key, group in df.groupby(by, sort=False)
+        for key, group in df.groupby(by)
     ]
     return pd.DataFrame(rows, columns=[*by, *columns])
 

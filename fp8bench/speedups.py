@@ -35,7 +35,7 @@ def compute_geomean_speedups(
 ) -> pd.DataFrame:
     """Geometric mean speedups of columns of times over a baseline column.
 
-    groupby_cols: one row for each of their combinations, in the order of `df`; None: one row over all of `df`.
+    groupby_cols: one row for each of their combinations, sorted; None: one row over all of `df`.
     Returns the columns groupby_cols, speedup_cols (factors; NaN where nothing could be compared), and for each
     speedup column `<column> missing`: how many rows were left out because one of the two times is missing.
     """
@@ -48,6 +48,6 @@ def compute_geomean_speedups(
     if groupby_cols is None:
         return pd.DataFrame([row(df)])
     by = list(groupby_cols)
-    groups = df.groupby(by, sort=False, dropna=False)
+    groups = df.groupby(by, dropna=False)
     columns = [*by, *speedup_cols, *(f"{col} missing" for col in speedup_cols)]
     return pd.DataFrame([{**dict(zip(by, key, strict=True)), **row(group)} for key, group in groups], columns=columns)

@@ -16,6 +16,7 @@ import torch
 
 import fp8bench
 from fp8bench import GroupShape, bench, cli, paths, speedups
+from fp8bench.cli import bench as cli_bench
 from fp8bench.errors import UsageError
 
 TOKEN, GROUP = GroupShape.PER_TOKEN, GroupShape(1, 64)
@@ -39,11 +40,11 @@ def test_geometric_means_by_group_leave_out_and_count_what_is_missing() -> None:
         TIMES, "Torch (Compiled)", ["CUDA", "Triton"], ["col_major", "group_shape"]
     )
     assert list(found.columns) == ["col_major", "group_shape", "CUDA", "Triton", "CUDA missing", "Triton missing"]
-    assert found["col_major"].tolist() == [True, False]
-    assert found["CUDA"].tolist() == pytest.approx([4.0, 3.0])  # sqrt(2 * 8), and 6 / 2
-    assert found["CUDA missing"].tolist() == [0, 1]
-    assert found["Triton"].tolist() == pytest.approx([0.5, math.nan], nan_ok=True)
-    assert found["Triton missing"].tolist() == [1, 2]
+    assert found["col_major"].tolist() == [False, True]
+    assert found["CUDA"].tolist() == pytest.approx([3.0, 4.0])  # 6 / 2, and sqrt(2 * 8)
+    assert found["CUDA missing"].tolist() == [1, 0]
+    assert found["Triton"].tolist() == pytest.approx([math.nan, 0.5], nan_ok=True)
+    assert found["Triton missing"].tolist() == [2, 1]
 
 
 def test_geometric_mean_over_everything() -> None:
@@ -123,6 +124,22 @@ def test_configurations_are_those_of_the_reference_script() -> None:
     assert cases[-1].id == "group-128-row/bfloat16/1024x7168"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.4276, "0.4276"),
+        (0.01234567, "0.01235"),
+        (1.2344, "1.234"),
+        (56.789, "56.79"),
+        (12345.6, "12346"),
+        (0, "0.000"),
+    ],
+)
+def test_tables_show_four_significant_digits(value: float, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli_bench._print_table("Times:", pd.DataFrame({"CUDA": [value]}).astype(float))
+    assert capsys.readouterr().out.split() == ["Times:", "CUDA", shown]
+
+
 # ---- the command line --------------------------------------------------------------------------------------------
 
 SMALL = ["bench", "--device", "cpu", "--hidden-sizes", "128", "--batch-sizes", "1", "8", "--backends"]
@@ -137,15 +154,16 @@ def test_the_command_prints_tables_and_writes_files(tmp_path: Path, capsys: pyte
         "Running 6 configurations:",
         "  Hidden sizes: [128]",
         "  Batch sizes: [1, 8]",
-        "  Group shapes: ['per-token', 'group-64']",
+        "  Group shapes: ['GroupShape(row=1, col=-1)', 'GroupShape(row=1, col=64)']",
         "  Column major scales: [True, False]",
     ]
     assert "All 6 checks passed (cpu against the oracle)." in lines  # and triton was not checked
-    title = lines.index("QuantFP8 performance (µs):")
-    assert lines[title + 1].split() == ["hidden_size", "batch_size", "col_major", "group_shape", "CPU", "Triton"]
-    assert [line.split()[:4] for line in lines[title + 2 : title + 4]] == [
-        ["128", "1", "False", "per-token"],
-        ["128", "8", "False", "per-token"],
+    title = lines.index("QuantFP8 performance:")
+    header = ["hidden_size", "batch_size", "col_major", "group_shape", "CPU", "(us)", "Triton", "(us)"]
+    assert lines[title + 1].split() == header
+    assert [line.split()[:6] for line in lines[title + 2 : title + 4]] == [
+        ["0", "128", "1", "False", "(1,", "-1)"],
+        ["1", "128", "8", "False", "(1,", "-1)"],
     ]
     assert lines[title + 2].split()[-1] == "-"
     assert any(line.startswith("Triton: no time for 6 of 6 configurations: Triton needs a GPU") for line in lines)
@@ -155,6 +173,7 @@ def test_the_command_prints_tables_and_writes_files(tmp_path: Path, capsys: pyte
     assert document["times"][0]["min_us"] <= document["times"][0]["median_us"] <= document["times"][0]["max_us"]
     assert document["times"][1]["median_us"] is None
     assert "Triton needs a GPU" in document["times"][1]["reason"]
+    assert document["times"][-1]["group_shape"] == "group-64"  # files have the names that ids have
     frame = pd.read_csv(tmp_path / "out.csv")
     assert frame["median_us"].notna().tolist() == [True, False] * 6
 
@@ -168,8 +187,8 @@ def test_the_command_compares_with_torch(capsys: pytest.CaptureFixture[str]) -> 
     assert "Torch (Compiled)" in table
     header, row = (line.split() for line in compared.splitlines())
     assert header == ["col_major", "group_shape", "CPU"]
-    assert row[:2] == ["False", "per-tensor"]
-    assert float(row[2]) > 0
+    assert row[:3] == ["False", "(-1,", "-1)"]
+    assert float(row[3]) > 0
 
 
 MINE = """
@@ -212,6 +231,12 @@ def test_a_new_backend_is_a_file_and_a_name(tmp_path: Path) -> None:
     assert "All 2 checks passed (mine against the oracle)." in done.stdout
 
 
+def test_flags_are_taken_with_underscores_too(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--hidden_sizes", "128", "--batch_sizes=1", "--group_sizes", "-1", "--no_column_major"]
+    assert cli.main(["bench", "--device", "cpu", "--backends", "cpu", *flags]) == 0
+    assert "  Column major scales: [False]" in capsys.readouterr().out.splitlines()
+
+
 def test_a_failed_check_is_told_not_timed_and_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,8 +250,8 @@ def test_a_failed_check_is_told_not_timed_and_exits_with_2(
     out = capsys.readouterr().out
     assert "WRONG cpu/per-token/bfloat16/1x128: random input, code (0, " in out
     assert "2 of 2 checks failed" in out
-    rows = [line.split() for line in out.splitlines() if line.strip().startswith("128 ")]
-    assert [row[-1] for row in rows] == ["-", "-"]
+    table = out.partition("QuantFP8 performance:\n")[2]
+    assert [line.split()[-1] for line in table.splitlines()[1:3]] == ["-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ LIMITS = Limits("cold", {yardstick_case(CASES[0]): 4.0}, 4800.0)
 
 def test_times_over_the_floor() -> None:
     over = bench.floor_table(CASES, TIMES, ["cuda", "triton"], LIMITS)
-    assert list(over.columns) == [*bench.CASE_COLUMNS, "Floor (µs)", "CUDA", "Triton"]
+    assert list(over.columns) == [*bench.CASE_COLUMNS, "Floor (us)", "CUDA", "Triton"]
     assert over["CUDA"].tolist() == pytest.approx([1.5, math.nan], nan_ok=True)
     assert over["Triton"].isna().all()
     means = bench.geomeans(over, ["cuda", "triton"])

@@ -86,12 +86,18 @@ def explain(error: Exception) -> str:
     return f"a fault of fp8bench ({type(error).__name__}, see above): report it. What was measured is kept."
 
 
+def _with_dashes(word: str) -> str:
+    """`--hidden-sizes` for `--hidden_sizes`: the reference script takes its flags either way."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, call, exit code. An error of any kind ends with `EXIT_ERROR`: other codes say what a night found."""
     argv = sys.argv[1:] if argv is None else list(argv)
     told = " ".join(["fp8bench", *argv[:1]])
     try:
-        args = _parser(argv[:1]).parse_args(argv)
+        args = _parser(argv[:1]).parse_args([_with_dashes(word) for word in argv])
         code: int = importlib.import_module(f"{__name__}.{args.command}").run(args)
         return code
     except NightSkipped as reason:

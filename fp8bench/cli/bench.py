@@ -104,7 +104,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     print(f"Running {len(cases)} configurations:")
     print(f"  Hidden sizes: {sizes[1]}")
     print(f"  Batch sizes: {sizes[0]}")
-    print(f"  Group shapes: {[str(shape) for shape in shapes]}")
+    print(f"  Group shapes: {[repr(shape) for shape in shapes]}")
     print(f"  Column major scales: {columns}")
     return Plan(cases, providers or BACKENDS[device], device, args.regime)
 
@@ -217,9 +217,22 @@ def _shown(speedups: pd.DataFrame) -> pd.DataFrame:
     return speedups.drop(columns=idle)
 
 
-def _print_table(heading: str, df: pd.DataFrame, pattern: str = "{:.2f}") -> None:
+def _significant(value: float) -> str:
+    """`value` with four significant digits, or all that stand before the point: 1.234, 56.78, 12345."""
+    magnitude = math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(0, 3 - magnitude)}f}"
+
+
+def _print_table(
+    heading: str, df: pd.DataFrame, shown: Callable[[float], str] = _significant, *, index: bool = False
+) -> None:
     print(heading)
-    print(df.to_string(index=False, float_format=pattern.format, na_rep="-"))
+    print(df.to_string(index=index, float_format=shown, na_rep="-"))
+
+
+def _print_times(heading: str, plan: Plan, df: pd.DataFrame) -> None:
+    """As the reference script prints them: with an index and the unit behind each provider."""
+    _print_table(heading, df.rename(columns={name: f"{name} (us)" for name in map(title, plan.providers)}), index=True)
 
 
 def _print_limits(plan: Plan, found: Found) -> None:
@@ -229,18 +242,18 @@ def _print_limits(plan: Plan, found: Found) -> None:
     what = plan.cases, found.times, plan.providers, found.limits
     if found.limits.floors:
         over = bench.floor_table(*what)
-        _print_table("\nTime over the floor, a plain cast of the same bytes", over, "{:.3f}")
-        _print_table("\nTime over the floor, geometric mean", bench.geomeans(over, plan.providers), "{:.3f}")
+        _print_table("\nTime over the floor, a plain cast of the same bytes", over)
+        _print_table("\nTime over the floor, geometric mean", bench.geomeans(over, plan.providers))
     if found.limits.memory_gbps and plan.regime == "cold":
         share, peak = bench.memory_table(*what), found.limits.memory_gbps / 1000
-        _print_table(f"\nPercent of the memory's {peak:g} TB/s", share, "{:.1f}")
-        _print_table("\nPercent of memory bandwidth, geometric mean", bench.geomeans(share, plan.providers), "{:.1f}")
+        _print_table(f"\nPercent of the memory's {peak:g} TB/s", share)
+        _print_table("\nPercent of memory bandwidth, geometric mean", bench.geomeans(share, plan.providers))
 
 
 def _print_latencies(plan: Plan, found: Found) -> None:
     from .. import bench
 
-    _print_table("\nIsolated latency (µs):", bench.table(plan.cases, found.latencies, plan.providers))
+    _print_times("\nIsolated latency:", plan, bench.table(plan.cases, found.latencies, plan.providers))
     if plan.device == "cpu":
         print("On a CPU calls cannot overlap: this is the same measurement as above, once more.")
 
@@ -261,8 +274,14 @@ def _rows(plan: Plan, found: Found) -> list[dict[str, Any]]:
         }
         reason = found.reasons.get(job) or found.wrong.get(job, "")
         times = {key: None if math.isnan(value) else value for key, value in values.items()} | beside
-        rows.append({**bench.case_columns(case), "dtype": case.dtype, "backend": name, **times, "reason": reason})
+        where = bench.case_columns(case) | {"group_shape": str(case.scheme.group_shape)}
+        rows.append({**where, "dtype": case.dtype, "backend": name, **times, "reason": reason})
     return rows
+
+
+def _with_names(df: pd.DataFrame) -> pd.DataFrame:
+    """Group shapes by the names that they have in ids."""
+    return df.assign(group_shape=df["group_shape"].map(str))
 
 
 def _write(args: argparse.Namespace, plan: Plan, found: Found, speedups: pd.DataFrame | None) -> None:
@@ -270,7 +289,7 @@ def _write(args: argparse.Namespace, plan: Plan, found: Found, speedups: pd.Data
     if args.csv:
         records.write_bytes(pd.DataFrame(rows).to_csv(index=False).encode(), args.csv)
     if args.json:
-        compared = [] if speedups is None else json.loads(speedups.to_json(orient="records"))
+        compared = [] if speedups is None else json.loads(_with_names(speedups).to_json(orient="records"))
         document = {"device": plan.device, "regime": plan.regime, "times": rows, "speedups": compared}
         records.write_bytes(json.dumps(document, indent=1).encode() + b"\n", args.json)
 
@@ -288,7 +307,7 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         _print_checks(plan, found)
     df = bench.table(plan.cases, found.times, plan.providers)
-    _print_table("QuantFP8 performance (µs):", df)
+    _print_times("QuantFP8 performance:", plan, df)
     _print_reasons(plan, found.reasons)
     speedups = _speedups(plan, df)
     if speedups is not None:
