@@ -274,8 +274,18 @@ def without_old(ledger: Ledger, now: datetime) -> Ledger:
 # ---- what people decide -------------------------------------------------------------------------------------
 
 
-def choose(ledger: Ledger, wanted: str, device: str = "") -> Standing:
-    """The cause that a person means by an id or its beginning. UsageError when that is none, or several."""
+def nothing_told(home: Path) -> str:
+    """Why nothing can be known under `home`, where no night has been told yet; else ""."""
+    if path_of(home).exists():
+        return ""
+    return f"no night was told in {home} yet: set FP8BENCH_HOME to the home of the nights that you mean"
+
+
+def choose(ledger: Ledger, wanted: str, device: str, home: Path) -> Standing:
+    """The cause that a person means by an id or its beginning. UsageError when that is none, or several.
+
+    home: where `ledger` was read.
+    """
     found = [
         entry for entry in ledger.causes if entry.id.startswith(wanted) and wanted and device in ("", entry.device)
     ]
@@ -283,7 +293,8 @@ def choose(ledger: Ledger, wanted: str, device: str = "") -> Standing:
         return found[0]
     if not found:
         where = f" on {device}" if device else ""
-        raise UsageError(f"no cause {wanted!r}{where} is known: `fp8bench causes list --all` shows those that are.")
+        advice = nothing_told(home) or "`fp8bench causes list --all` shows those that are"
+        raise UsageError(f"no cause {wanted!r}{where} is known in {path_of(home)}: {advice}.")
     if len({entry.id for entry in found}) == 1:
         devices = ", ".join(entry.device for entry in found)
         raise UsageError(f"cause {wanted} is known on {devices}: say which with --device-name.")

@@ -185,7 +185,7 @@ def _write(config: Config) -> Finding:
 
 
 def _mlflow(config: Config) -> Finding:
-    where = public(config.tracking_uri)
+    where = store.where(config)
     if importlib.util.find_spec("mlflow") is None:
         return problem("MLflow is not installed", "pip install fp8bench[mlflow]")
     if not store.exists(config):

@@ -94,8 +94,7 @@ def log_night(run_dir: Path, config: Config) -> Logged:
         links = _links(client, experiment, night, runs, config)
         for backend, run in runs.items():  # now that they are known; a night that is logged again says the same
             client.set_tag(run, DESCRIPTION, notes.write(night, backend, links))
-    uri = public(config.tracking_uri)
-    return Logged(tracking_uri=uri, experiment_id=experiment, runs=runs, links=links)
+    return Logged(tracking_uri=where(config), experiment_id=experiment, runs=runs, links=links)
 
 
 def attach_report(run_dir: Path, config: Config) -> None:
@@ -178,7 +177,7 @@ def accept(config: Config, run_id: str = "", device_name: str | None = None, for
         runs = _runs_of(client, experiment, run_id or _latest(client, experiment))
         if not runs:
             raise UsageError(
-                f"no night {run_id!r} in MLflow at {_where(config)}: log it first, or give another run id. "
+                f"no night {run_id!r} in MLflow at {where(config)}: log it first, or give another run id. "
                 "A planted night is never a baseline."
             )
         if not force:
@@ -204,7 +203,8 @@ def _refuse_unfit(run: Run) -> None:
 # ---- connection ---------------------------------------------------------------------------------------------
 
 
-def _where(config: Config) -> str:
+def where(config: Config) -> str:
+    """The store's address, without a password."""
     return public(config.tracking_uri)
 
 
@@ -259,14 +259,14 @@ def _session(config: Config) -> Iterator[MlflowClient]:
                 yield client
     except failures as error:
         raise StoreError(
-            f"MLflow at {_where(config)} did not answer as it should: {_reason(error, config)}. "
+            f"MLflow at {where(config)} did not answer as it should: {_reason(error, config)}. "
             "Check mlflow.tracking_uri and run this again; what was measured is kept."
         ) from None
 
 
 def _reason(error: Exception, config: Config) -> str:
     """What went wrong, without the layers of clients that a refused connection comes wrapped in."""
-    told = wording.one_line(str(error).replace(config.tracking_uri, _where(config)), 2000)
+    told = wording.one_line(str(error).replace(config.tracking_uri, where(config)), 2000)
     refused = re.search(r"\[Errno -?\d+\] ([^'\")]+)", told) if "HTTP" in told else None
     return refused[1].rstrip(". ") if refused else wording.one_line(told, 300).rstrip(". ")
 
@@ -504,7 +504,7 @@ def _samples(run_dir: Path, backend: str) -> pd.DataFrame | None:
 
 
 def _ui(config: Config) -> str:
-    uri = _where(config)
+    uri = where(config)
     server = uri if uri.startswith(("http://", "https://")) else ""
     return public(config.mlflow.ui_url or server).rstrip("/")
 

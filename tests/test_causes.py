@@ -79,16 +79,24 @@ def test_the_limit_is_what_was_seen_with_its_slack(home, capsys):
 def test_recovered_causes_are_listed_on_request(home, capsys):
     keep(home, standing("abc").model_copy(update={"recovered": "n3"}))
     cli.main(["causes", "list"])
-    assert "No cause is open" in capsys.readouterr().out
+    assert f"No cause is open in {causes.path_of(home)}: nothing got slower" in capsys.readouterr().out
     cli.main(["causes", "list", "--all"])
     assert "recovered REGRESSED" in capsys.readouterr().out
+
+
+def test_a_home_that_knows_nothing_gives_no_good_news(home, capsys):
+    told = f"night was told in {home} yet: set FP8BENCH_HOME to the home of the nights that you mean.\n"
+    assert cli.main(["causes", "list"]) == 0
+    assert capsys.readouterr().out == f"No {told}"
+    assert cli.main(["causes", "ack", "abc", "--why", "x"]) == 4
+    assert capsys.readouterr().err.endswith(f"no cause 'abc' is known in {home}/causes.json: no {told}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["zzz", "--why", "x"], "no cause 'zzz' is known"),
-        (["", "--why", "x"], "no cause '' is known"),
+        (["zzz", "--why", "x"], "causes.json: `fp8bench causes list --all` shows those that are"),
+        (["", "--why", "x"], "no cause '' is known in /"),
         (["ab", "--why", "x"], "begins several ids (abc, abd, abe)"),
         (["abd", "--why", "x"], "known on NVIDIA H200, NVIDIA A100: say which with --device-name"),
         (["abc", "--why", " \n"], "--why is empty"),

@@ -272,13 +272,21 @@ def test_a_useless_tracking_uri_is_a_sentence_that_names_it(uri, tmp_path):
         store.log_night(make_night(tmp_path), config)
 
 
+def test_a_home_without_nights_is_named_and_left_as_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path / "elsewhere"))
+    assert main(["baseline", "show"]) == 0
+    said = f"No night was logged to sqlite:///{tmp_path}/elsewhere/mlflow.db yet: set FP8BENCH_HOME"
+    assert capsys.readouterr().out.startswith(said)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_command_line(tmp_path, config, capsys, monkeypatch):
     monkeypatch.setenv("FP8BENCH_HOME", str(config.home))
     monkeypatch.setenv("FP8BENCH_MLFLOW__EXPERIMENT", config.mlflow.experiment)
-    assert main(["baseline", "show"]) == 0
-    assert "No baseline is accepted yet" in capsys.readouterr().out
     assert main(["baseline", "accept"]) == 4
     assert "no night has been logged yet" in capsys.readouterr().err
+    assert main(["baseline", "show"]) == 0
+    assert f"No baseline is accepted in {config.tracking_uri} yet: the first night sets one." in capsys.readouterr().out
     store.log_night(make_night(tmp_path / "1", "regressed", run_id="n1", created=at(1)), config)
     store.log_night(make_night(tmp_path / "2", "clean", run_id="n2", created=at(2)), config)
     assert main(["baseline", "accept"]) == 0

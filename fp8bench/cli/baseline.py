@@ -30,15 +30,19 @@ def run(args: argparse.Namespace) -> int:
 def _show(config: Config, device_name: str | None) -> int:
     from .. import store  # mlflow takes seconds to import
 
+    place = store.where(config)
+    if not store.exists(config):
+        print(f"No night was logged to {place} yet: set FP8BENCH_HOME to the home of the nights that you mean.")
+        return 0
     found = store.accepted_baselines(config)
     chosen = [baseline for baseline in found if device_name in (None, baseline.device_name)]
     for baseline in chosen:
         when = f"{baseline.accepted_at[:16].replace('T', ' ')} UTC" if baseline.accepted_at else "an unknown time"
         print(f"{baseline.device_name}: {baseline.sha} (night {baseline.run_id}, accepted {when})")
     if not chosen:
-        where = f" for {device_name}" if device_name else ""
+        device = f" for {device_name}" if device_name else ""
         known = f" Known devices: {', '.join(baseline.device_name for baseline in found)}." if found else ""
-        print(f"No baseline is accepted{where} yet: the first night sets one.{known}")
+        print(f"No baseline is accepted{device} in {place} yet: the first night sets one.{known}")
     return 0
 
 

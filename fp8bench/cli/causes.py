@@ -13,6 +13,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -73,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
     home = settings.load().home
     if args.action == "list":
         found = causes.ranked([entry for entry in causes.read(home).causes if args.all or entry.is_open])
-        print(_as_json(found)) if args.json else _show(found)
+        print(_as_json(found)) if args.json else _show(found, home)
         return EXIT_OK
     with causes.changing(home) as held:
-        standing = causes.choose(held[0], args.cause, args.device_name)
+        standing = causes.choose(held[0], args.cause, args.device_name, home)
         changed = _reopened(standing) if args.action == "reopen" else _decided(standing, args)
         held[0] = held[0].with_standing(changed)
     print(_sentence(changed))
@@ -117,9 +118,9 @@ def _until(decision: Decision) -> str:
     return f"up to {limit}" + (f", until {decision.until:%Y-%m-%d}" if decision.until else "")
 
 
-def _show(found: Sequence[Standing]) -> None:
+def _show(found: Sequence[Standing], home: Path) -> None:
     if not found:
-        print("No cause is open: nothing got slower, wrong, or failed to build since the last one recovered.")
+        print(_nothing_open(home))
         return
     table = Table(box=None, pad_edge=False)
     for column in ("cause", "verdict", "where", "effect", "cells", "since", "decided"):
@@ -128,6 +129,14 @@ def _show(found: Sequence[Standing]) -> None:
         table.add_row(*_row(entry))
     wide = None if sys.stdout.isatty() else PIPED_WIDTH  # a program that reads it must find rows whole
     Console(highlight=False, markup=False, width=wide).print(table)
+
+
+def _nothing_open(home: Path) -> str:
+    """Good news, or that nothing can be known."""
+    if reason := causes.nothing_told(home):
+        return f"{reason[0].upper()}{reason[1:]}."
+    good = "nothing got slower, wrong, or failed to build since the last one recovered"
+    return f"No cause is open in {causes.path_of(home)}: {good}."
 
 
 def _row(entry: Standing) -> tuple[str, ...]:
