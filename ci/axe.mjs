@@ -8,7 +8,7 @@ const [tools, chromium, ...pages] = process.argv.slice(2);
 const load = createRequire(`${tools}/`);
 const puppeteer = load("puppeteer-core");
 const axe = fs.readFileSync(load.resolve("axe-core/axe.min.js"), "utf8");
-const views = [{ width: 1440, scheme: "light" }, { width: 390, scheme: "dark" }];
+const views = [{ width: 1440, scheme: "light" }, { width: 360, scheme: "dark" }];
 
 const browser = await puppeteer.launch({ executablePath: chromium, args: ["--no-sandbox", "--disable-gpu"] });
 for (const path of pages) {

@@ -74,7 +74,7 @@ def _cause(night: Night, cause: Cause) -> Iterator[str]:
     if not suspects:
         yield f"- no suspect: {wording.NO_SUSPECT}"
     yield f"- see it again: {_code(night.reproduction(cause))}"
-    yield f"- decide: {_code(f'fp8bench causes ack|silence|accept {cause.id} --why ...')}"
+    yield f"- decide: {_code(wording.decide_command(cause.id))}, or `silence` or `accept` in place of `ack`"
     yield ""
 
 

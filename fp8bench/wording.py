@@ -123,6 +123,11 @@ def decision(kind: str, who: str, why: str, until: str = "") -> str:
     return " ".join(part for part in (kind, until, f"by {who}: {why}") if part)
 
 
+def decide_command(cause: str) -> str:
+    """The command that acknowledges a cause; `silence` or `accept` may stand in place of `ack`."""
+    return f'fp8bench causes ack {cause} --why "..."'
+
+
 def verdict_counts(counts: dict[Verdict, int]) -> str:
     """`3 regressed, 290 OK`, loudest first."""
     return ", ".join(f"{counts[verdict]} {WORDS[verdict]}" for verdict in Verdict if counts.get(verdict))

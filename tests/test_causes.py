@@ -1,13 +1,14 @@
 """Decisions about causes on the command line, and the file that keeps them."""
 
 import json
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from nights import make_night
 
-from fp8bench import alerts, causes, cli
+from fp8bench import alerts, causes, cli, wording
 from fp8bench.causes import Ledger, Standing
 from fp8bench.config import Config
 from fp8bench.errors import RunDirError
@@ -82,6 +83,14 @@ def test_recovered_causes_are_listed_on_request(home, capsys):
     assert f"No cause is open in {causes.path_of(home)}: nothing got slower" in capsys.readouterr().out
     cli.main(["causes", "list", "--all"])
     assert "recovered REGRESSED" in capsys.readouterr().out
+
+
+def test_the_command_of_mails_and_reports_decides_as_it_stands(home, capsys):
+    keep(home, standing("abc"))
+    for given in (wording.decide_command("abc"), wording.decide_command("abc").replace(" ack ", " silence ")):
+        _, *arguments = shlex.split(given)
+        assert cli.main(arguments) == 0
+        assert capsys.readouterr().out.endswith(": ...\n")
 
 
 def test_a_home_that_knows_nothing_gives_no_good_news(home, capsys):

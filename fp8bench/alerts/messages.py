@@ -158,7 +158,7 @@ def _of_cause(night: Night, config: Config, cause: Cause, planned: PlannedMail) 
         more_suspects=len(cause.suspects) - len(suspects),
         compared=_compared(night),
         reproduction=night.reproduction(cause),
-        decision=f'fp8bench causes ack|silence|accept {cause.id} --why "..."',
+        decision=wording.decide_command(cause.id),
         links=_links(night, cause.backend),
         picture=_in_words(shown, night.verdicts.margin) if png else "",
     )

@@ -46,6 +46,7 @@ class CauseView:
     more: int
     suspects: tuple[Commit, ...]
     reproduction: str
+    decide: str  # a command
     machine: MachineCode | None
     links: tuple[tuple[str, str], ...]
 
@@ -114,6 +115,7 @@ def _view(night: Night, cause: Cause, deep: bool) -> CauseView:
         more=len(ranked) - len(shown),
         suspects=tuple(night.commit(sha) for sha in cause.suspects),
         reproduction=night.reproduction(cause),
+        decide=wording.decide_command(cause.id),
         machine=machine.build(night, cause.backend) if deep and cause.verdict is Verdict.REGRESSED else None,
         links=tuple((name, link) for name, link in links if link),
     )
