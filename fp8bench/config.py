@@ -6,13 +6,16 @@ from there, so a night does not change its mind half-way.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -287,6 +290,47 @@ def _refuse_misspelt() -> None:
             raise ConfigError(f"{variable} sets nothing: use FP8BENCH_ with one of {', '.join(Config.model_fields)}.")
 
 
+def _annotation(keys: Sequence[str]) -> Any:
+    """The type of the setting `keys`, e.g. ("mail", "to"), or of a section; None where there is no such setting."""
+    found: Any = Config
+    for key in keys:
+        field = getattr(found, "model_fields", {}).get(key)
+        found = field.annotation if field else None
+    return found
+
+
+def _unreadable() -> str:
+    """Which environment variable is not the JSON that its setting takes, and what to write; "" where all are."""
+    for variable, value in os.environ.items():
+        kind = _annotation(variable.removeprefix("FP8BENCH_").lower().split("__"))
+        if not variable.startswith("FP8BENCH_") or not (
+            get_origin(kind) in (tuple, dict) or hasattr(kind, "model_fields")
+        ):
+            continue
+        try:
+            json.loads(value)
+        except ValueError:
+            if get_origin(kind) is tuple:
+                return f"{variable} = {value!r} is no list: write it as JSON, e.g. {json.dumps([value])}."
+            return f'{variable} is no table: write it as JSON, e.g. {{"key": "value"}}.'
+    return ""
+
+
+def _refusal(error: ErrorDetails) -> str:
+    """One sentence on a value that a setting does not take."""
+    keys = [str(part) for part in error["loc"]]
+    key, given = ".".join(keys), error["input"]
+    if error["type"] == "extra_forbidden":
+        section = _annotation(keys[:-1])
+        where = f" of [{'.'.join(keys[:-1])}]" if keys[1:] else ""
+        return f"there is no setting {key}: use {', '.join(section.model_fields)}{where}."
+    if error["type"] == "tuple_type":
+        return f"setting {key} = {given!r} is no list: write {json.dumps([given], default=str)}."
+    if error["type"] == "model_type":
+        return f"setting {key} = {given!r} is a section: write its keys below [{key}]."
+    return f"setting {key} = {given!r}: {error['msg'].replace('Input should be', 'it should be')}."
+
+
 def load(**overrides: Any) -> Config:
     """The resolved settings; ConfigError names the key, the value and what is allowed."""
     try:
@@ -301,10 +345,6 @@ def load(**overrides: Any) -> Config:
             f"{_file()} cannot be read ({error.strerror}): mend that, or name another file in FP8BENCH_CONFIG."
         ) from None
     except SettingsError as error:
-        raise ConfigError(
-            f"an FP8BENCH_ environment variable cannot be read: {error}. Lists are written as JSON."
-        ) from None
+        raise ConfigError(_unreadable() or f"an FP8BENCH_ environment variable cannot be read: {error}.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"setting {key} = {first['input']!r}: {first['msg']}.") from None
+        raise ConfigError(_refusal(error.errors()[0])) from None

@@ -34,6 +34,11 @@ def test_environment_goes_before_file_and_file_before_default(tmp_path: Path, mo
         ("[timing]\nlaunch = 6\n", "timing.launch"),
         ('device = "tpu"\n', "device = 'tpu'"),
         ("[mail]\nport = 70000\n", "mail.port = 70000"),
+        ('[mail]\nto = "a@b.c"\n', """setting mail.to = 'a@b.c' is no list: write ["a@b.c"]."""),
+        ("[service]\nport = 1\n", "no setting service.port: use airflow_port, mlflow_port, index_port of [service]."),
+        ("foo = 1\n", "there is no setting foo: use home, device, repo, suite, build,"),
+        ("mail = 5\n", "setting mail = 5 is a section: write its keys below [mail]."),
+        ("[build]\njobs = -1\n", "setting build.jobs = -1: it should be greater than or equal to 0."),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, text: str, told: str) -> None:
@@ -75,10 +80,23 @@ def test_secrets_are_not_stored() -> None:
     assert config.Config.model_validate_json(stored).mail.host == "mail"
 
 
-def test_a_variable_that_is_no_list_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FP8BENCH_MAIL__TO", "me@example.org")
-    with pytest.raises(ConfigError, match="written as JSON"):
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("FP8BENCH_MAIL__TO", "a@b.c", """FP8BENCH_MAIL__TO = 'a@b.c' is no list: write it as JSON, e.g. ["a@b.c"]."""),
+        ("FP8BENCH_MAIL__TO", '"a@b.c"', """setting mail.to = 'a@b.c' is no list: write ["a@b.c"]."""),
+        ("FP8BENCH_TIMING__PLANTED", "all", "FP8BENCH_TIMING__PLANTED is no table: write it as JSON"),
+        ("FP8BENCH_MAIL", "{password", "FP8BENCH_MAIL is no table: write it as JSON"),
+    ],
+)
+def test_a_variable_that_is_no_list_is_refused(
+    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FP8BENCH_DEVICE", "cpu")  # and no JSON either
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
         config.load()
+    assert str(caught.value).startswith(told)
 
 
 @pytest.mark.parametrize(
