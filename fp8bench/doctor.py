@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import smtplib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
-from . import devices, environment, git, paths, store, wording
+from . import devices, environment, git, paths, store, suite, wording
 from .alerts import smtp
 from .config import Config
 from .errors import Fp8BenchError, StoreError, ToolchainError
-from .secrecy import public
+from .secrecy import scrubbed_environment
 from .toolchain import find_cxx, find_nvcc
 
 _PROBLEM_BYTES, _WARNING_BYTES = 1 << 30, 10 << 30  # a build and a reference night take some 100 MB
 _MLFLOW_TIMEOUT_S = 60.0
 _DAG_TIMEOUT_S = 120.0
 _GIT_TIMEOUT_S = 30.0
-_DAG = paths.CHECKOUT / "dags" / "fp8bench_nightly.py"
+_WRAPPER_TIMEOUT_S = 60.0
+_DAGS = paths.CHECKOUT / "dags"
+_LOOK_AT_DAGS = """
+import sys
+from airflow.dag_processing.dagbag import DagBag  # an import alone says nothing of schedules
+for file in sys.argv[1:]:
+    for error in DagBag(file, safe_mode=False).import_errors.values():
+        sys.exit(error)
+"""
 _SMTP_OK = 250
 _MEETS = (Fp8BenchError, OSError, ValueError, subprocess.SubprocessError, smtplib.SMTPException)
 
@@ -133,6 +142,30 @@ def _gpu(config: Config) -> Finding:
     )
 
 
+def _wrapper(config: Config) -> Finding:
+    """Start the workers' interpreter as workers are started, with nothing to do."""
+    if not config.worker.wrapper:
+        return ok("none: workers have the rights of this user")
+    wrapper, spoken = config.worker.wrapper, shlex.join(config.worker.wrapper)
+    command = [*wrapper, config.worker.python, "-c", ""]
+    env = scrubbed_environment()
+    try:
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, errors="replace", timeout=_WRAPPER_TIMEOUT_S, check=False
+        )
+    except OSError as error:
+        return problem(f"{spoken} cannot be started: {error.strerror}", "mend worker.wrapper, or install its command")
+    if done.returncode:
+        said = wording.one_line(done.stderr, 300) or f"exit code {done.returncode}"
+        return problem(f"{spoken} starts no worker: {said}", "mend worker.wrapper, or grant what it needs")
+    return ok(spoken)
+
+
+def _suite(config: Config) -> Finding:
+    device = environment.resolve_device(config)
+    return ok(f"{config.suite}: {wording.count(len(suite.load(config.suite, device).cells), 'cell')} on {device}")
+
+
 def _gpu_state(description: dict[str, Any], state: dict[str, Any]) -> Finding:
     """The first GPU as it stands now."""
     count, clock = description["device_count"], state.get("clock_mhz")
@@ -151,7 +184,8 @@ def _gpu_state(description: dict[str, Any], state: dict[str, Any]) -> Finding:
 
 
 def _git(config: Config) -> Finding:
-    return ok(f"can read {git.check_repo(config.repo, _GIT_TIMEOUT_S)}")
+    where = git.check_repo(config.repo, _GIT_TIMEOUT_S, config.nights.branch)
+    return ok(f"can read {where}" + (f", branch {config.nights.branch}" if config.nights.branch else ""))
 
 
 def _nearest(path: Path) -> Path:
@@ -237,20 +271,25 @@ def _mail(config: Config) -> Finding:
 def _airflow(config: Config) -> Finding:
     if importlib.util.find_spec("airflow") is None:
         return warning("not installed: nights run by `fp8bench nightly` only", "pip install fp8bench[airflow]")
-    if not _DAG.is_file():
-        return warning(f"installed, but {_DAG} is not there", "take dags/ from a checkout of fp8bench")
-    said = _import_dag()
+    if not (dags := sorted(_DAGS.glob("*.py"))):
+        return warning(f"installed, but there is no DAG in {_DAGS}", "take dags/ from a checkout of fp8bench")
+    said = _import_dags(dags)
+    if "TimetableInvalid" in said:
+        schedules = config.airflow.schedule, config.airflow.commits_schedule
+        told = f"refuses a schedule, {' or '.join(repr(entry) for entry in schedules if entry)}: {said}"
+        advice = 'set airflow.schedule and airflow.commits_schedule to cron expressions, e.g. "0 2 * * *"'
+        return problem(told, advice)
     if said:
-        return problem(f"{_DAG} cannot be imported: {said}", "mend it, or install what it names")
-    return ok(f"imports {_DAG}; schedule {config.airflow.schedule or 'none'}, pool {config.airflow.pool}")
+        return problem(f"a DAG in {_DAGS} cannot be imported: {said}", "mend it, or install what it names")
+    return ok(f"imports {_DAGS}; schedule {config.airflow.schedule or 'none'}, pool {config.airflow.pool}")
 
 
-def _import_dag() -> str:
-    """Import the DAG in a process of its own; the last line of its error, or "". Airflow makes no files of its own."""
+def _import_dags(dags: Sequence[Path]) -> str:
+    """Import and validate DAGs in a process of its own; the last line of its error, or "". Airflow makes no files."""
     with tempfile.TemporaryDirectory(prefix="fp8bench-") as folder:
         variables = {"AIRFLOW_HOME": folder} | dict(os.environ)
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.CHECKOUT), os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-c", "import runpy, sys; runpy.run_path(sys.argv[1])", str(_DAG)]
+        command = [sys.executable, "-c", _LOOK_AT_DAGS, *map(str, dags)]
         done = subprocess.run(
             command, env=variables, capture_output=True, text=True, timeout=_DAG_TIMEOUT_S, check=False
         )
@@ -265,6 +304,8 @@ CHECKS: dict[str, Callable[[Config], Finding]] = {
     "nvcc": _nvcc,
     "torch, triton": _torch,
     "GPU": _gpu,
+    "wrapper": _wrapper,
+    "suite": _suite,
     "git": _git,
     "disk": _disk,
     "write access": _write,

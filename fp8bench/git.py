@@ -50,14 +50,23 @@ def open_repo(repo: str | Path, cache_dir: Path, *, fetch: bool = True) -> Path:
     return _open_url(text, cache_dir, fetch) if is_url(text) else _open_path(Path(text))
 
 
-def check_repo(repo: str, timeout: float) -> str:
-    """Say where `repo` is and that git reads it; nothing is fetched. RevisionError when it cannot be read."""
-    if not is_url(repo):
-        return str(_open_path(Path(repo)))
-    done = _git(Path(), "ls-remote", "--quiet", "--end-of-options", repo, "HEAD", timeout=timeout)
-    if done.returncode:
-        raise _unreachable(repo, done.stderr)
-    return public(repo)
+def check_repo(repo: str, timeout: float, branch: str = "") -> str:
+    """Say where `repo` is; nothing is fetched. branch: whose latest commit is wanted; "": HEAD's.
+
+    RevisionError when git cannot read `repo`, or finds no such branch in it.
+    """
+    if is_url(repo):
+        done = _git(Path(), "ls-remote", "--quiet", "--end-of-options", repo, branch or "HEAD", timeout=timeout)
+        if done.returncode:
+            raise _unreachable(repo, done.stderr)
+        where, known = public(repo), bool(done.stdout.strip())
+    else:
+        directory = _open_path(Path(repo))
+        where, known = str(directory), bool(_commit_of(directory, branch or "HEAD"))
+    if not known:
+        wanted = f"branch {branch!r}: set nights.branch to one that it has" if branch else "commit yet: make one"
+        raise RevisionError(f"{where} has no {wanted}.")
+    return where
 
 
 def resolve(repo: str | Path, revision: str, cache_dir: Path) -> Commit:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,30 @@ def test_an_interpreter_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     assert "/nowhere/python" in found.found
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "status", "told"),
+    [
+        ((), "ok", "none"),
+        (("env", "-u", "HOME"), "ok", "env -u HOME"),
+        (("nosuchcmd",), "problem", "nosuchcmd cannot be started: No such file or directory"),
+        (("env", "--nosuch"), "problem", "env --nosuch starts no worker: env: unrecognized option"),
+    ],
+)
+def test_the_wrapper_is_tried(tmp_path: Path, wrapper: tuple[str, ...], status: str, told: str) -> None:
+    found = find("wrapper", settings(tmp_path, worker={"wrapper": wrapper}))
+    assert found.status == status
+    assert found.found.startswith(told)
+
+
+def test_a_suite_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    assert find("suite", settings(tmp_path, device="cpu")).found.startswith("smoke: ")
+    found = find("suite", settings(tmp_path, device="cpu", suite="nosuch"))
+    assert (found.status, found.found) == (
+        "problem",
+        "unknown suite 'nosuch': use reference, smoke or the path of a .toml file.",
+    )
+
+
 # ---- GPU ----------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +202,20 @@ def test_a_repository_that_is_not_there_is_a_problem(tmp_path: Path, repo: str) 
     assert "nowhere" in found.found
 
 
+@pytest.mark.parametrize("url", [False, True])
+def test_a_branch_that_is_not_there_is_a_problem(tmp_path: Path, url: bool) -> None:
+    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    run(["git", "init", "--quiet", "--initial-branch=trunk"])
+    given = partial(settings, tmp_path, repo=f"file://{tmp_path}" if url else str(tmp_path))
+    assert "has no commit yet" in find("git", given()).found
+    run(["git", *("-c", "user.name=a", "-c", "user.email=a@b.c"), "commit", "--quiet", "--allow-empty", "-m", "first"])
+    assert find("git", given()).status == "ok"
+    assert find("git", given(nights={"branch": "trunk"})).status == "ok"
+    found = find("git", given(nights={"branch": "nosuch"}))
+    assert found.status == "problem"
+    assert found.found.endswith("has no branch 'nosuch': set nights.branch to one that it has.")
+
+
 @pytest.mark.parametrize(
     ("few", "many", "status"), [(0, 0, "ok"), (0, 1 << 60, "warning"), (1 << 60, 1 << 60, "problem")]
 )
@@ -242,10 +282,17 @@ def test_a_mail_host_is_greeted_and_given_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dag_that_does_not_import_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dag = tmp_path / "dag.py"
-    monkeypatch.setattr(doctor, "_DAG", dag)
+    monkeypatch.setattr(doctor, "_DAGS", tmp_path)
     assert find("Airflow", settings(tmp_path)).status == "warning"
-    dag.write_text("import no_such_module_of_anybody\n")
+    (tmp_path / "dag.py").write_text("import no_such_module_of_anybody\n")
     found = find("Airflow", settings(tmp_path))
     assert found.status == "problem"
     assert "no_such_module_of_anybody" in found.found
+
+
+def test_a_schedule_that_airflow_does_not_take_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FP8BENCH_AIRFLOW__COMMITS_SCHEDULE", "every day")
+    found = find("Airflow", settings(tmp_path))
+    assert found.status == "problem"
+    assert "'every day'" in found.found
+    assert "airflow.schedule" in found.advice
