@@ -107,6 +107,7 @@ def test_times_over_the_floor_are_told_where_there_is_one(rendered):
     measured = any(facts.cell.backend == "floor" for facts in night.facts)
     assert ("floor" in page.ids) == measured
     assert ("of memory bandwidth" in page.words) == measured
+    assert ("The floor is a plain cast of the same sizes." in page.words) == measured
 
 
 def test_heatmaps_show_every_cell_once(rendered):

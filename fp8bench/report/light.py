@@ -61,6 +61,7 @@ class Chart:
 class Light:
     charts: tuple[Chart, ...]
     peak: str  # of the memory, in words; "" where nobody knows it
+    has_floor: bool  # none was measured on a CPU
 
 
 _Values = dict[str, list[tuple[int, float]]]  # backend -> (bytes, GB/s), by bytes
@@ -78,7 +79,7 @@ def build(night: Night) -> Light | None:
             groups.setdefault((facts.cell.case.family, facts.cell.regime), []).append(facts)
     charts = [_chart(key, group, floors) for key, group in groups.items()]
     peak = measured[0].memory_gbps
-    return Light(tuple(charts), f"{peak:,.0f} GB/s" if peak else "") if charts else None
+    return Light(tuple(charts), f"{peak:,.0f} GB/s" if peak else "", bool(floors)) if charts else None
 
 
 def _by_size(floors: Sequence[CellFacts]) -> dict[tuple[str, str, int, int], CellFacts]:
