@@ -2,7 +2,8 @@
 
 Differs from the script where that is wrong: the timed function is the kernel alone (no clone), torch is compiled
 afresh for every size, what is unsupported is missing and not 0, minimum and maximum are what they are called, and
-cold caches can be asked for. Times come from `fp8bench.timing`; one process, so no interval: that is the night's.
+cold caches can be asked for; docs/bench.md has the whole list. Times come from `fp8bench.timing`; one process, so no
+interval: that is the night's.
 """
 
 from __future__ import annotations

@@ -223,11 +223,9 @@ def _significant(value: float) -> str:
     return f"{value:.{max(0, 3 - magnitude)}f}"
 
 
-def _print_table(
-    heading: str, df: pd.DataFrame, shown: Callable[[float], str] = _significant, *, index: bool = False
-) -> None:
+def _print_table(heading: str, df: pd.DataFrame, *, index: bool = False) -> None:
     print(heading)
-    print(df.to_string(index=index, float_format=shown, na_rep="-"))
+    print(df.to_string(index=index, float_format=_significant, na_rep="-"))
 
 
 def _print_times(heading: str, plan: Plan, df: pd.DataFrame) -> None:
