@@ -11,6 +11,7 @@
     ├── WorkerError               a worker process that could not do its work
     ├── StoreError                MLflow did not take or give what was asked
     ├── DeliveryError             a message could not be handed over
+    │   └── RefusedError          ... to some or all, while others may be
     └── NightSkipped              no error: a night that has nothing to measure, by setting nights.unchanged; exit 0
 
 Every message is one sentence or two: the value, what is allowed, what to do.
@@ -63,7 +64,15 @@ class StoreError(Fp8BenchError):
 
 
 class DeliveryError(Fp8BenchError):
-    """A message could not be handed over."""
+    """A message could not be handed over, nor could others now."""
+
+
+class RefusedError(DeliveryError):
+    """A message was refused, where others may be taken; `taken` holds the addresses that have it all the same."""
+
+    def __init__(self, message: str, taken: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.taken = taken
 
 
 class NightSkipped(Fp8BenchError):  # noqa: N818 (it ends a night, and is no error)

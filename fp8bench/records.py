@@ -452,6 +452,7 @@ class Message(Document):
     picture: str = ""  # file of the run directory that the HTML shows as cid:picture; "" where it shows none
     message_id: str = ""  # <...>; "" leaves it to the channel
     references: tuple[str, ...] = ()  # ids of the thread's earlier mails, first to last
+    taken: tuple[str, ...] = ()  # addresses that have it, while others were refused
 
 
 class PlannedMail(Record):

@@ -45,10 +45,21 @@ def messages(paths: list[Path]) -> list[Message]:
 
 
 class Sink:
-    """Keeps what it is given, or refuses it."""
+    """Keeps what it is given, or refuses it, or some of its recipients; `goodbye` answers QUIT."""
 
     def __init__(self, answer: str = "250 OK") -> None:
         self.answer, self.taken = answer, []
+        self.refused: dict[str, str] = {}
+        self.goodbye = "221 Bye"
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address in self.refused:
+            return self.refused[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_QUIT(self, server, session, envelope):
+        return self.goodbye
 
     async def handle_DATA(self, server, session, envelope):
         if self.answer.startswith("250"):
@@ -156,6 +167,63 @@ def test_a_refusing_host_is_a_sentence_and_the_mail_is_kept(tmp_path, refusing):
     with pytest.raises(DeliveryError, match=rf"127\.0\.0\.1:{refusing.port} did not take .*no thanks.*It is kept in"):
         alerts.deliver(run_dir, config)
     assert len(alerts.pending(run_dir)) == 1
+
+
+@pytest.mark.parametrize("answer", ["550 no such user", "451 try again later", "421 going down"])
+def test_a_recipient_who_is_refused_gets_the_mail_later_and_the_others_once(tmp_path, sink, answer):
+    run_dir = make_night(tmp_path, "regressed")
+    config = settings(host="127.0.0.1", port=sink.port)
+    sink.refused = {TO[1]: answer}
+    told = () if answer.startswith("421") else (TO[0],)  # then the host has hung up, and nobody has it
+    alerts.compose(run_dir, config)
+    for _ in range(2):
+        with pytest.raises(DeliveryError, match=f"for {TO[1]}: {answer}") as error:
+            alerts.deliver(run_dir, config)
+        assert str(error.value) == (run_dir / "outbox" / "refused.txt").read_text()
+        alerts.compose(run_dir, config)
+    assert [tuple(recipients) for recipients, _ in sink.taken] == [told] * bool(told)
+    sink.refused = {}
+    assert alerts.deliver(run_dir, config) == 1
+    assert [address for recipients, _ in sink.taken for address in recipients] == list(TO)
+    assert all(mail["To"] == ", ".join(TO) for _, mail in sink.taken)
+    assert not (run_dir / "outbox" / "refused.txt").exists()
+
+
+def test_a_recipient_who_is_refused_may_be_taken_off_the_settings(tmp_path, sink):
+    run_dir = make_night(tmp_path, "regressed")
+    mail = {"host": "127.0.0.1", "port": sink.port}
+    sink.refused = {TO[1]: "550 no such user"}
+    alerts.compose(run_dir, settings(**mail))
+    with pytest.raises(DeliveryError):
+        alerts.deliver(run_dir, settings(**mail))
+    alerts.compose(run_dir, settings(to=TO[:1], **mail))
+    assert alerts.deliver(run_dir, settings(to=TO[:1], **mail)) == 1
+    assert [recipients for recipients, _ in sink.taken] == [[TO[0]]]
+    assert alerts.pending(run_dir) == []
+
+
+def test_a_mail_that_is_refused_holds_up_no_other(tmp_path, sink):
+    run_dir = make_night(tmp_path, "regressed")
+    config = settings(host="127.0.0.1", port=sink.port)
+    [first] = alerts.compose(run_dir, config)
+    records.write(records.read(Message, first).model_copy(update={"to": ("gone@example.org",)}), first)
+    for number in (2, 3):
+        records.write(Message(subject=f"mail {number}", to=TO, text="t", html="h"), first.with_name(f"00{number}.json"))
+    sink.refused = {"gone@example.org": "550 no such user"}
+    with pytest.raises(DeliveryError, match=r"gone@example\.org"):
+        alerts.deliver(run_dir, config)
+    assert [mail["Subject"] for _, mail in sink.taken] == ["mail 2", "mail 3"]
+    assert alerts.pending(run_dir) == [first]
+
+
+@pytest.mark.parametrize("goodbye", ["421 going down", "500 what?"])
+def test_a_mail_that_was_taken_is_not_sent_again_whatever_the_host_says_at_the_end(tmp_path, sink, goodbye):
+    run_dir = make_night(tmp_path, "regressed")
+    config = settings(host="127.0.0.1", port=sink.port)
+    sink.goodbye = goodbye
+    alerts.compose(run_dir, config)
+    assert [alerts.deliver(run_dir, config) for _ in range(3)] == [1, 0, 0]
+    assert len(sink.taken) == 1
 
 
 def test_the_report_says_that_a_mail_was_refused_until_it_is_taken(home, refusing, sink):

@@ -4,19 +4,21 @@ The plan (`alerts.json`) says which mails the night sends; it follows from the v
 (`fp8bench.causes`), and stays as it is however often the stage runs.
 
 A channel is a module with two functions: `why_not(config)`, a reason why it cannot be used or None, and
-`send(message, run_dir, config)`, which raises DeliveryError. To add one, write `alerts/<name>.py` and add it here.
+`send(message, run_dir, config)`, which raises DeliveryError, and RefusedError where others may be taken. To add one,
+write `alerts/<name>.py` and add it here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .. import causes, records
 from ..causes import Ledger
-from ..errors import DeliveryError
+from ..errors import DeliveryError, RefusedError
 from ..night import Night
 from ..records import Alerts, Message, PlannedMail, Shift
 from ..rundir import RunDir
@@ -71,13 +73,18 @@ def _keep(run_dir: Path, number: int, finished: Finished) -> Path:
     path = run_dir / "outbox" / f"{number:03}.json"
     if _marker(path).exists():
         return path
-    message = finished.message
+    message = finished.message.model_copy(update={"taken": _taken(path)})
     if finished.png:
         image = path.with_suffix(".png")
         records.write_bytes(finished.png, image)
         message = message.model_copy(update={"picture": str(image.relative_to(run_dir))})
     records.write(message, path)
     return path
+
+
+def _taken(path: Path) -> tuple[str, ...]:
+    """Who has the message at `path` already, while others were refused."""
+    return records.read(Message, path).taken if path.is_file() else ()
 
 
 # ---- the plan -----------------------------------------------------------------------------------------------
@@ -213,8 +220,8 @@ def mark_sent(path: Path) -> None:
 def deliver(run_dir: Path, config: Config, say: Callable[[str], None] = print) -> int:
     """Hand the pending messages over and return how many were; says why when nothing can be sent.
 
-    DeliveryError when a channel refuses: that message and those after it stay in the outbox, and so does its reason,
-    for the report, until all are taken.
+    DeliveryError when a channel refuses: what is refused stays in the outbox for those who have not taken it, and so
+    does the reason, for the report, until all are taken. Mails behind it are not held up, unless nothing can be sent.
     """
     waiting, refused = pending(run_dir), RunDir(run_dir).refused
     reasons = {channel: channel.why_not(config) for channel in CHANNELS}
@@ -223,17 +230,32 @@ def deliver(run_dir: Path, config: Config, say: Callable[[str], None] = print) -
         why = "; ".join(reason for reason in reasons.values() if reason)
         say(f"{len(waiting)} mail(s) stay in {run_dir / 'outbox'}: {why}.")
         return 0
+    troubles: list[DeliveryError] = []
     for path in waiting:
-        message = records.read(Message, path)
         try:
-            for channel in usable:
-                channel.send(message, run_dir, config)
+            _send(path, run_dir, config, usable)
         except DeliveryError as error:
-            records.write_bytes(str(error).encode(errors="replace"), refused)
-            raise
-        mark_sent(path)  # at once: a crash after this line sends nothing twice
+            troubles.append(error)
+            if not isinstance(error, RefusedError):
+                break
+    if troubles:
+        records.write_bytes("\n".join(map(str, troubles)).encode(errors="replace"), refused)
+        raise troubles[0]
     refused.unlink(missing_ok=True)
     return len(waiting)
+
+
+def _send(path: Path, run_dir: Path, config: Config, channels: Iterable[ModuleType]) -> None:
+    """Hand the message at `path` over; where some have taken it and others not, note who needs it no more."""
+    message = records.read(Message, path)
+    try:
+        for channel in channels:
+            channel.send(message, run_dir, config)
+    except RefusedError as error:
+        if error.taken:
+            records.write(message.model_copy(update={"taken": (*message.taken, *error.taken)}), path)
+        raise
+    mark_sent(path)  # at once: a crash after this line sends nothing twice
 
 
 def _marker(path: Path) -> Path:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 import smtplib
 import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
+from email.utils import formatdate, getaddresses, make_msgid
 from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import wording
-from ..errors import DeliveryError
+from ..errors import DeliveryError, RefusedError
 from ..records import Message
 
 if TYPE_CHECKING:
     from ..config import Config, MailSettings
 
 TIMEOUT_S = 15.0
+_TROUBLE = (OSError, ValueError, smtplib.SMTPException)
 
 
 def why_not(config: Config) -> str | None:
@@ -29,19 +32,60 @@ def why_not(config: Config) -> str | None:
 
 
 def send(message: Message, run_dir: Path, config: Config) -> None:
-    """Hand one message to the mail host. DeliveryError says who refused what; nothing is lost."""
-    mail = config.mail
+    """Hand one message to the mail host, for those who do not have it yet; nothing is lost.
+
+    RefusedError when it is refused for some or all of them, another DeliveryError when the host lets nobody send.
+    """
+    told = f"mail host {config.mail.host}:{config.mail.port} did not take {message.subject!r}"
+    kept = f"It is kept in {run_dir / 'outbox'}; mend the mail settings and run the alert stage again."
     try:
-        with connect(mail) as client:
-            if mail.user:
-                client.login(mail.user, mail.password.get_secret_value())
-            client.send_message(compose(message, run_dir, mail.sender))
-    except (OSError, ValueError, smtplib.SMTPException) as error:
-        reason = wording.one_line(str(error) or type(error).__name__, 200)
-        raise DeliveryError(
-            f"mail host {mail.host}:{mail.port} did not take {message.subject!r}: {reason}. It is kept in "
-            f"{run_dir / 'outbox'}; mend the mail settings and run the alert stage again."
-        ) from None
+        mail = compose(message, run_dir, config.mail.sender)
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"{message.subject!r} cannot be composed: {_reason(error)}. {kept}") from None
+    to = [address for _, address in getaddresses([mail["To"]]) if address and address not in message.taken]
+    if message.taken and not to:  # who refused it is not named any more
+        return
+    try:
+        with _session(config.mail) as client:
+            taken, why = _hand_over(client, mail, to)
+    except _TROUBLE as error:
+        raise DeliveryError(f"{told}: {_reason(error)}. {kept}") from None
+    if why:
+        raise RefusedError(f"{told} {why}. {kept}", taken)
+
+
+@contextmanager
+def _session(mail: MailSettings) -> Iterator[smtplib.SMTP]:
+    """A client that may send. Its goodbye waits for no answer: whatever that is, the host has what it took."""
+    client = connect(mail)
+    try:
+        if mail.user:
+            client.login(mail.user, mail.password.get_secret_value())
+        yield client
+    finally:
+        with suppress(*_TROUBLE):
+            client.putcmd("QUIT")
+        client.close()
+
+
+def _hand_over(client: smtplib.SMTP, mail: EmailMessage, to: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Who of `to` has the mail now, and why the others have not: "for ...: 550 ...", or "" where all have it."""
+    try:
+        refused = client.send_message(mail, to_addrs=to)
+    except smtplib.SMTPRecipientsRefused as error:  # nobody has it, nor those whom it does not name
+        return (), _refusals(error.recipients) or "for anybody: nobody is named to receive it"
+    except _TROUBLE as error:
+        return (), f"for {', '.join(to)}: {_reason(error)}"
+    return tuple(address for address in to if address not in refused), _refusals(refused)
+
+
+def _refusals(refused: Mapping[str, tuple[int, bytes]]) -> str:
+    said = (f"for {to}: {code} {text.decode(errors='replace')}" for to, (code, text) in refused.items())
+    return wording.one_line(", ".join(said), 300)
+
+
+def _reason(error: Exception) -> str:
+    return wording.one_line(str(error) or type(error).__name__, 200)
 
 
 def connect(mail: MailSettings) -> smtplib.SMTP:
@@ -89,7 +133,7 @@ def _header_id(text: str) -> str:
 def _inside(run_dir: Path, name: str) -> Path:
     path = (run_dir / name).resolve()
     if not path.is_relative_to(run_dir.resolve()):
-        raise DeliveryError(f"attachment {name!r} lies outside the run directory {run_dir}: it is not sent.")
+        raise RefusedError(f"attachment {name!r} lies outside the run directory {run_dir}: it is not sent.")
     return path
 
 
