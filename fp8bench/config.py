@@ -144,7 +144,7 @@ class MlflowSettings(Section):
 
 
 class MailSettings(Section):
-    to: tuple[str, ...] = ()
+    to: tuple[str, ...] = ()  # who hears of kernels; nobody: those in `operators`
     operators: tuple[str, ...] = ()  # who hears of invalid nights and shifted machines; nobody: those in `to`
     sender: str = "fp8bench@localhost"
     host: str = ""  # "": messages stay in the outbox
@@ -153,6 +153,16 @@ class MailSettings(Section):
     password: SecretStr = SecretStr("")
     security: Literal["none", "starttls", "tls"] = "none"
     digest: bool = True  # the first night of a week sends what the last one was like: silence alone proves nothing
+
+    @property
+    def about_kernels(self) -> tuple[str, ...]:
+        """Who gets the mails about kernels."""
+        return self.to or self.operators
+
+    @property
+    def about_machines(self) -> tuple[str, ...]:
+        """Who gets the mails about nights and machines that do not hold still."""
+        return self.operators or self.to
 
 
 class RetentionSettings(Section):

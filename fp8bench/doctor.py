@@ -265,7 +265,7 @@ def _mail(config: Config) -> Finding:
         )
     if code != _SMTP_OK:
         return problem(f"{where} refuses EHLO with {code}", "ask who runs it, or set mail.host to another")
-    return ok(f"{where} answers ({mail.security}), mails go to {', '.join(mail.to or mail.operators)}")
+    return ok(f"{where} answers ({mail.security}), mails go to {', '.join(mail.about_kernels)}")
 
 
 def _airflow(config: Config) -> Finding:

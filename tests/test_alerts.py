@@ -120,6 +120,16 @@ def test_who_hears_what(state, tmp_path):
         assert "<script>" not in message.html
 
 
+@pytest.mark.parametrize("state", ["regressed", "invalid"])
+@pytest.mark.parametrize("named", ["to", "operators"])
+def test_whoever_is_named_alone_hears_everything(state, named, tmp_path, sink):
+    config = Config(mail={named: TO, "host": "127.0.0.1", "port": sink.port})
+    run_dir = make_night(tmp_path, state)
+    alerts.compose(run_dir, config)
+    assert alerts.deliver(run_dir, config) == 1
+    assert [tuple(recipients) for recipients, _ in sink.taken] == [TO]
+
+
 def test_the_subject_says_what_where_how_much_and_who(tmp_path):
     run_dir = make_night(tmp_path, "regressed", suite="reference")
     subject = messages(alerts.compose(run_dir, settings()))[0].subject

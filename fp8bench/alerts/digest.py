@@ -60,7 +60,7 @@ def build(config: Config, now: datetime | None = None) -> Message:
     title = wording.one_line(f"{TAG} DIGEST week {week_of(now)}: {view.lead}")
     return Message(
         subject=title,
-        to=config.mail.to or config.mail.operators,
+        to=config.mail.about_kernels,
         text=template("mail/digest.txt.j2").render(digest=view),
         html=template("mail/digest.html.j2").render(digest=view, title=title),
         cause="digest",

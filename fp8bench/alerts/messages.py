@@ -163,7 +163,7 @@ def _of_cause(night: Night, config: Config, cause: Cause, planned: PlannedMail) 
         picture=_in_words(shown, night.verdicts.margin) if png else "",
     )
     title = subject(night, cause, planned.kind == "worse")
-    return _finished(night, config.mail.to, title, mail, planned, png)
+    return _finished(night, config.mail.about_kernels, title, mail, planned, png)
 
 
 def _lead(cause: Cause, planned: PlannedMail) -> str:
@@ -219,7 +219,7 @@ def _of_recovered(night: Night, config: Config, standing: Standing, planned: Pla
         links=_links(night, standing.backend),
     )
     title = wording.one_line(f"{TAG} RECOVERED {_where(night, standing.backend)} {what} (was {was})")
-    return _finished(night, config.mail.to, title, mail, planned)
+    return _finished(night, config.mail.about_kernels, title, mail, planned)
 
 
 def _of_operators(night: Night, config: Config) -> Finished:
@@ -237,8 +237,7 @@ def _of_operators(night: Night, config: Config) -> Finished:
         links=_links(night, ""),
     )
     title = wording.one_line(f"{TAG} INVALID night on {device}: {reason}")
-    to = config.mail.operators or config.mail.to
-    return _finished(night, to, title, mail, PlannedMail(kind="invalid"))
+    return _finished(night, config.mail.about_machines, title, mail, PlannedMail(kind="invalid"))
 
 
 def _of_shift(night: Night, config: Config) -> Finished:
@@ -262,8 +261,7 @@ def _of_shift(night: Night, config: Config) -> Finished:
     )
     backends = ", ".join(shift.backend for shift in shifts)
     title = wording.one_line(f"{TAG} SHIFTED {device}: baseline build {wording.percent(worst.value)} ({backends})")
-    to = config.mail.operators or config.mail.to
-    return _finished(night, to, title, mail, PlannedMail(kind="shifted"))
+    return _finished(night, config.mail.about_machines, title, mail, PlannedMail(kind="shifted"))
 
 
 def _changed_since(night: Night, recorded: str) -> str:

@@ -28,7 +28,7 @@ def why_not(config: Config) -> str | None:
     """Why no mail can be sent with these settings, or None."""
     if not config.mail.host:
         return "no mail host is set (mail.host)"
-    return None if config.mail.to or config.mail.operators else "nobody is named to receive mail (mail.to)"
+    return None if config.mail.about_kernels else "nobody is named to receive mail (mail.to)"
 
 
 def send(message: Message, run_dir: Path, config: Config) -> None:

@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     where = alerts.compose_digest(config, now)
     if alerts.deliver(where, config):
-        print(f"sent to {', '.join(config.mail.to)}")
+        print(f"sent to {', '.join(config.mail.about_kernels)}")
     return EXIT_OK
