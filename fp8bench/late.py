@@ -1,4 +1,5 @@
-"""Tell what could not be told in time: nights that MLflow or the mail host did not take, once these are back.
+"""Tell what could not be told in time: nights that MLflow or the mail host did not take, once these are back, and
+those whose telling was cut short.
 
 Also that a night has no verdict, where it still has none.
 
@@ -13,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import alerts, stages
+from . import alerts, stages, wording
 from .config import Config
 from .errors import Fp8BenchError
 from .rundir import RunDir
 
 YOUNG_S = 3600.0  # a night that was judged since then tells itself
+STAGES = ("log", "render", "alert")
 
 
 @dataclass(frozen=True)
@@ -30,35 +32,49 @@ class Told:
 
 
 def waiting(config: Config, young_s: float = YOUNG_S) -> list[Path]:
-    """Judged nights, oldest first, that are not in MLflow, or whose mails wait and could be sent."""
+    """Judged nights, by name, of which something is left to tell: one that is young, only when it was refused."""
     if not config.runs_dir.is_dir():
         return []
-    nights = [path.parent for path in config.runs_dir.glob("*/verdicts.json") if _age(path) > young_s]
-    return sorted(path for path in nights if _is_waiting(path, config))
+    nights = (path.parent for path in config.runs_dir.glob("*/verdicts.json"))
+    return sorted(path for path in nights if _is_waiting(path, config, young_s))
 
 
-def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
-
-
-def _is_waiting(path: Path, config: Config) -> bool:
+def _is_waiting(path: Path, config: Config, young_s: float) -> bool:
+    """Whether a stage has something to do; in a damaged night it has, and says what is damaged."""
     run = RunDir(path)
-    mails = run.outbox.is_dir() and alerts.pending(path) and any(not c.why_not(config) for c in alerts.CHANNELS)
-    return not run.mlflow.is_file() or not run.report.is_file() or bool(mails)
+    try:
+        if not run.refused.is_file() and time.time() - run.verdicts.stat().st_mtime <= young_s:
+            return False
+        in_mlflow = run.mlflow.is_file() and run.is_done("render") and run.is_attached()
+        return not in_mlflow or _has_mails(path, config)
+    except (Fp8BenchError, OSError):
+        return True
+
+
+def _has_mails(path: Path, config: Config) -> bool:
+    """Whether mails are to be composed, or wait and can be sent."""
+    can_send = any(not channel.why_not(config) for channel in alerts.CHANNELS)
+    return not alerts.is_composed(path) or (can_send and bool(alerts.pending(path)))
 
 
 def tell(config: Config, young_s: float = YOUNG_S) -> Iterator[Told]:
     """Log, render and mail what waits. Each night's trouble is its own, and the others are told all the same."""
     for path in waiting(config, young_s):
-        try:
-            for name in ("log", "render", "alert"):
-                if name != "alert" or alerts.pending(path):
-                    stages.run_stage(name, path, config)
-        except Fp8BenchError as error:
-            yield Told(path, str(error))
-        else:
-            yield Told(path)
+        yield Told(path, " ".join(dict.fromkeys(_troubles(path, config))))
     yield from _without_verdict(config, young_s)
+
+
+def _troubles(path: Path, config: Config) -> Iterator[str]:
+    """Run the stages and say why they could not work. None waits for another: mail needs no MLflow."""
+    for name in STAGES:
+        try:
+            if name != "alert" or _has_mails(path, config):
+                stages.run_stage(name, path, config)
+        except Fp8BenchError as error:
+            yield str(error)
+        except Exception as error:  # noqa: BLE001 whatever a night holds, the others are told
+            said = wording.one_line(f"{type(error).__name__}: {error}", 200)
+            yield f"stage {name} broke, a fault of fp8bench ({said})."
 
 
 def _without_verdict(config: Config, young_s: float) -> Iterator[Told]:

@@ -18,16 +18,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from email import message_from_bytes
+from email.message import Message as Mail
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+from aiosmtpd.controller import Controller
 from nights import make_night
 from ports import free_port
 
-from fp8bench import brief, cli, devices, git, late, records, report, stages, store, supervisor
+from fp8bench import alerts, brief, cli, devices, git, late, records, report, stages, store, supervisor
 from fp8bench.backends import NAMES
 from fp8bench.config import Config, MlflowSettings, WorkerSettings
 from fp8bench.errors import Fp8BenchError, RevisionError, StoreError
@@ -314,6 +317,106 @@ def test_nights_that_mlflow_missed_are_told_when_it_is_back_and_once(tmp_path: P
     assert "prepare" in told["broken"]
     assert [path.name for path in late.waiting(settings, young_s=-1)] == ["broken"]
     assert logged_runs(settings) == 2 * RUNS
+
+
+class _Sink:
+    """Keeps the mails it is given."""
+
+    def __init__(self) -> None:
+        self.mails: list[Mail] = []
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:
+        self.mails.append(message_from_bytes(envelope.content))
+        return "250 OK"
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs: one takes seconds to make."""
+    home = tmp_path_factory.mktemp("store")
+    store.accepted_baseline(Config(home=home), "any")
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def mailed(settings: Config, empty_store: Path) -> Iterator[tuple[Config, list[Mail]]]:
+    """Settings with a mail host, and the mails that it took."""
+    settings.home.mkdir()
+    shutil.copy(empty_store, settings.home)
+    sink = _Sink()
+    controller = Controller(sink, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    mail = {"to": ("a@example.org",), "host": "127.0.0.1", "port": controller.port}
+    yield Config(home=settings.home, mail=mail), sink.mails
+    controller.stop()
+
+
+def told(config: Config) -> dict[str, str]:
+    """What telling everything came to: trouble by night."""
+    return {entry.path.name: entry.trouble for entry in late.tell(config, young_s=-1)}
+
+
+@pytest.mark.parametrize("kept", [(), ("alerts.json",)])
+def test_mails_that_could_not_be_composed_are_told_later_and_once(
+    kept: tuple[str, ...], mailed: tuple[Config, list[Mail]]
+) -> None:
+    """As where the ledger is damaged, or the stage is killed; `kept` was written before."""
+    config, mails = mailed
+    run_dir = make_night(config.runs_dir / "night", "regressed", config=config)
+    for stage in ("log", "render"):
+        stages.run_stage(stage, run_dir, config)
+    if kept:
+        alerts.compose(run_dir, config)
+        shutil.rmtree(run_dir / "outbox")
+    (config.home / "causes.json").write_text("{broken")
+    with pytest.raises(Fp8BenchError, match=r"causes\.json"):
+        stages.run_stage("alert", run_dir, config)
+    assert "causes.json" in told(config)["night"]
+    (config.home / "causes.json").unlink()
+    assert [told(config), told(config)] == [{"night": ""}, {}]
+    assert len(mails) == 1
+
+
+def test_a_report_that_mlflow_lacks_travels_with_the_mail_and_is_attached_later(
+    mailed: tuple[Config, list[Mail]],
+) -> None:
+    config, mails = mailed
+    run_dir = make_night(config.runs_dir / "night", "regressed", config=config)
+    stages.run_stage("log", run_dir, config)
+    logged = records.read(records.Logged, run_dir / "mlflow.json")
+    records.write(
+        logged.model_copy(update={"links": {"report": "https://mlflow.example.org/report"}}), run_dir / "mlflow.json"
+    )
+    gone = config.model_copy(update={"mlflow": MlflowSettings(tracking_uri="http://127.0.0.1:9")})
+    with pytest.raises(StoreError):
+        stages.run_stage("render", run_dir, gone)
+    stages.run_stage("alert", run_dir, gone)
+    assert [part.get_filename() for part in mails[0].walk()].count("report.html") == 1
+    assert [told(config), told(config)] == [{"night": ""}, {}]
+    assert RunDir(run_dir).is_attached()
+    assert len(mails) == 1
+
+
+def test_what_one_night_holds_keeps_no_other_from_being_told(mailed: tuple[Config, list[Mail]]) -> None:
+    config, mails = mailed
+    for name in ("cut", "whole"):
+        make_night(config.runs_dir / name, "regressed", run_id=name, config=config)
+    samples = sorted((config.runs_dir / "cut").glob("samples/*/*.parquet"))[0]
+    samples.write_bytes(samples.read_bytes()[:-100])
+    found = told(config)
+    assert found["whole"] == ""
+    assert samples.name in found["cut"] or "fault of fp8bench" in found["cut"]
+    assert len(mails) == 1  # of one cause, by whichever was first
+    assert list(told(config)) == ["cut"]
+
+
+def test_a_mail_waits_for_the_mail_host_and_not_for_mlflow(mailed: tuple[Config, list[Mail]]) -> None:
+    config, mails = mailed
+    run_dir = make_night(config.runs_dir / "night", "regressed", config=config)
+    gone = config.model_copy(update={"mlflow": MlflowSettings(tracking_uri="http://127.0.0.1:9")})
+    assert "127.0.0.1:9" in told(gone)["night"]
+    assert len(mails) == 1
+    assert alerts.pending(run_dir) == []
 
 
 class _SlowMlflow(BaseHTTPRequestHandler):

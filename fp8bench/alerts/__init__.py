@@ -209,7 +209,13 @@ def _sizes_after(night: Night, ledger: Ledger, kept: set[str], told: bool) -> di
 
 def pending(run_dir: Path) -> list[Path]:
     """Messages that nobody has taken yet, in order."""
-    return [path for path in sorted((run_dir / "outbox").glob("*.json")) if not _marker(path).exists()]
+    return [path for path in _outbox(run_dir) if not _marker(path).exists()]
+
+
+def is_composed(run_dir: Path) -> bool:
+    """Whether it is decided which mails the night sends, and all of them were written."""
+    plan = RunDir(run_dir).alerts
+    return plan.is_file() and len(_outbox(run_dir)) >= len(records.read(Alerts, plan).mails)
 
 
 def mark_sent(path: Path) -> None:
@@ -256,6 +262,10 @@ def _send(path: Path, run_dir: Path, config: Config, channels: Iterable[ModuleTy
             records.write(message.model_copy(update={"taken": (*message.taken, *error.taken)}), path)
         raise
     mark_sent(path)  # at once: a crash after this line sends nothing twice
+
+
+def _outbox(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "outbox").glob("*.json"))
 
 
 def _marker(path: Path) -> Path:

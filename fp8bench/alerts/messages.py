@@ -20,6 +20,7 @@ from ..report import figures, recent
 from ..report.causes import summary
 from ..report.templating import template
 from ..report.trust import environment_changes
+from ..rundir import RunDir
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -278,8 +279,9 @@ def _changed_since(night: Night, recorded: str) -> str:
 def _finished(
     night: Night, to: tuple[str, ...], title: str, mail: Mail, planned: PlannedMail, png: bytes = b""
 ) -> Finished:
-    """The report travels along where no link leads to it."""
-    attached = () if night.link("report") or not (night.run_dir / "report.html").is_file() else ("report.html",)
+    """The report travels along where no link leads to it, as long as MLflow does not have it."""
+    run = RunDir(night.run_dir)
+    attached = ("report.html",) if run.report.is_file() and not (night.link("report") and run.is_attached()) else ()
     run_id, device = night.prepared.run_id, night.prepared.environment.device_name
     earlier = (thread_id(planned.cause, device), planned.previous) if planned.cause else ()
     if told := planting.sentence(night.prepared.planted):
