@@ -24,6 +24,7 @@ prepare -> build -> check -> time (a task a shard) -> screen -> confirm (a task 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -57,7 +58,6 @@ LATE = timedelta(hours=1)  # a scheduled night that begins later is made up for,
 DAG_ID = paths.NIGHTLY_DAG
 COULD_NOT_WORK = 4  # the exit code of a stage that may be tried again
 PATIENCE = timedelta(seconds=30)  # that a stage has to put its workers away
-SMTP_CONNECTION = "smtp_default"
 SUITES = ("smoke", "reference")  # that fp8bench ships
 NOTHING = "there was nothing to measure"
 
@@ -108,9 +108,19 @@ def _here() -> Path:
 
 
 @contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """`command`, started without a shell, and ended whatever ends this task: a time-out, a kill, an error."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+def _process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """`command`, started without a shell, and ended whatever ends this task: a time-out, a kill, an error.
+
+    environment: what it is told beside this process's own.
+    """
+    process = subprocess.Popen(
+        command,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     try:
         yield process
     finally:
@@ -123,22 +133,22 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
                 process.wait()
 
 
-def _stage(name: str, *options: str) -> tuple[int, str]:
+def _stage(name: str, *options: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
     """Exit code and last line of a stage; its lines go to the task's log as they come."""
     command = [sys.executable, "-m", "fp8bench", "stage", name, "--run-dir", str(_here()), *options]
     log.info("%s", shlex.join(map(secrecy.public, command)))
     last = ""
-    with _process(command) as process:
+    with _process(command, environment) as process:
         for line in process.stdout or ():
             log.info("%s", line.rstrip())
             last = line.strip() or last
         return process.wait(), last
 
 
-def run_stage(name: str, *options: str) -> str:
+def run_stage(name: str, *options: str, environment: dict[str, str] | None = None) -> str:
     """Run a stage, return its last line; AirflowException (tried again) when it could not work, AirflowFailException
     when it broke."""
-    code, last = _stage(name, *options)
+    code, last = _stage(name, *options, environment=environment)
     if code == COULD_NOT_WORK or code < 0:
         raise AirflowException(f"stage {name} could not work (exit code {code}): {last}")
     if code:
@@ -195,34 +205,6 @@ def _made_up_for() -> list[str]:
     if kind == "scheduled" and SETTINGS.catch_up == "none":
         raise AirflowSkipException(f"the night of {when:%Y-%m-%d %H:%M} was missed, and airflow.catch_up is none")
     return ["--at", when.isoformat()]
-
-
-def _send_by_connection(run_dir: Path) -> int:
-    """Send what waits in the outbox through Airflow's SMTP connection; each message once."""
-    from airflow.providers.smtp.hooks.smtp import SmtpHook
-
-    from fp8bench import alerts, records  # here and below: what parsing does not need costs every parse
-
-    sent = 0
-    for path in alerts.pending(run_dir):
-        message = records.read(records.Message, path)
-        with SmtpHook(SMTP_CONNECTION) as hook:
-            # The hook's own sending knows neither plain text beside HTML nor pictures in it nor threads.
-            client = hook.get_conn()._smtp_client
-            client.send_message(alerts.smtp.compose(message, run_dir, hook.from_email or CONFIG.mail.sender))
-        alerts.mark_sent(path)
-        sent += 1
-    return sent
-
-
-def _has_connection() -> bool:
-    from airflow.sdk import Connection
-
-    try:
-        Connection.get(SMTP_CONNECTION)
-    except AirflowNotFoundException:
-        return False
-    return True
 
 
 # MLflow may be away for a while, and without it nobody knows the accepted baseline: twice the delay from try to try
@@ -306,15 +288,13 @@ def render() -> None:
 def alert() -> None:
     """One mail for every cause, or one to the operators when there is no verdict, through the SMTP connection
     `smtp_default`, else by fp8bench's own settings."""
+    from airflow.sdk import Connection
+
     if _states().get("prepare") == "skipped":
         raise AirflowSkipException(NOTHING)
     why = "" if (_here() / "verdicts.json").exists() else _why_no_verdict()
-    where, options = (_here() / "no-verdict", [f"--no-verdict={why}"]) if why else (_here(), [])
-    if _has_connection():
-        run_stage("alert", "--no-send", *options)
-        log.info("%d mails sent through the connection %s", _send_by_connection(where), SMTP_CONNECTION)
-    else:
-        run_stage("alert", *options)
+    options = [f"--no-verdict={why}"] if why else []
+    run_stage("alert", *options, environment=config.through_connection(Connection.get, AirflowNotFoundException))
 
 
 @task(execution_timeout=timedelta(minutes=5), retries=0, trigger_rule=TriggerRule.ALL_DONE)

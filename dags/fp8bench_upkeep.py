@@ -1,6 +1,7 @@
 """What keeps a service going between its nights.
 
-* `fp8bench_tell`, every hour: logs and mails the nights that MLflow or the mail host did not take.
+* `fp8bench_tell`, every hour: logs and mails the nights that MLflow or the mail host did not take, by the SMTP
+  connection `smtp_default` where there is one.
 * `fp8bench_prune`, every week: removes old nights and unused builds, as the `[retention]` settings say.
 
 Both do nothing where there is nothing to do, and are red while something could not be done. They run by themselves
@@ -9,12 +10,13 @@ only where the nights do (`airflow.schedule`).
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import timedelta
 
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
 
 from fp8bench import config
 
@@ -28,7 +30,16 @@ COMMANDS = {  # a command of fp8bench: when, and what it does
 @task(execution_timeout=timedelta(hours=1), retries=0, queue=SETTINGS.control_queue)
 def fp8bench(command: str) -> None:
     """Run `fp8bench COMMAND`; AirflowFailException with its last line when it could not do its work."""
-    done = subprocess.run([sys.executable, "-m", "fp8bench", command], capture_output=True, text=True, check=False)
+    from airflow.sdk import Connection
+
+    mail = config.through_connection(Connection.get, AirflowNotFoundException) if command == "tell" else {}
+    done = subprocess.run(
+        [sys.executable, "-m", "fp8bench", command],
+        env=os.environ | mail,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     print(done.stdout, done.stderr)
     if done.returncode:
         raise AirflowFailException((done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1])

@@ -10,9 +10,9 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, Protocol, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -27,6 +27,8 @@ from pydantic_settings import (
 from .errors import ConfigError
 from .secrecy import public
 
+SMTP_CONNECTION = "smtp_default"  # of Airflow: where it is there, mails go through it
+SMTP_PORT, SMTPS_PORT = 25, 465
 _NO_SETTINGS = ("FP8BENCH_CONFIG", "FP8BENCH_NO_NVCC")  # the settings' own file; of ci/setup
 
 
@@ -148,7 +150,7 @@ class MailSettings(Section):
     operators: tuple[str, ...] = ()  # who hears of invalid nights and shifted machines; nobody: those in `to`
     sender: str = "fp8bench@localhost"
     host: str = ""  # "": messages stay in the outbox
-    port: int = Field(default=25, ge=1, le=65535)
+    port: int = Field(default=SMTP_PORT, ge=1, le=65535)
     user: str = ""
     password: SecretStr = SecretStr("")
     security: Literal["none", "starttls", "tls"] = "none"
@@ -287,6 +289,49 @@ class Config(BaseSettings):
         if public(self.mlflow.tracking_uri) != self.mlflow.tracking_uri:
             secret["mlflow"] = {"tracking_uri"}
         return public(self.model_dump_json(indent=1, exclude=secret))
+
+
+class SmtpConnection(Protocol):
+    """What Airflow knows of a mail host."""
+
+    host: str | None
+    port: int | None
+    login: str | None
+    password: str | None
+
+    @property
+    def extra_dejson(self) -> dict[str, Any]: ...
+
+
+def through_connection(get: Callable[[str], SmtpConnection], missing: type[Exception]) -> dict[str, str]:
+    """The environment in which fp8bench mails through Airflow's connection `smtp_default`; {} where there is none.
+
+    get: finds a connection, or raises `missing`. So all that is known of refusals, retries and recipients holds for
+    these mails too. ConfigError for a connection that needs what fp8bench does not do.
+    """
+    try:
+        found = get(SMTP_CONNECTION)
+    except missing:
+        return {}
+    extra = found.extra_dejson
+    why = "names no host" if not found.host else ""
+    why = "asks for oauth2" if extra.get("auth_type") == "oauth2" else why
+    why = "asks for no check of certificates" if extra.get("ssl_context") == "none" else why
+    if why:
+        raise ConfigError(
+            f"Airflow's connection {SMTP_CONNECTION} {why}: give it a host, a login with a password or none, and TLS "
+            "that can be checked or none; or remove it, and set [mail] of fp8bench.toml."
+        )
+    tls, starttls = not extra.get("disable_ssl", False), not extra.get("disable_tls", False)
+    settings = {
+        "host": found.host,
+        "port": found.port or (SMTPS_PORT if tls else SMTP_PORT),
+        "user": found.login if found.login and found.password else "",
+        "password": found.password or "",
+        "security": "tls" if tls else "starttls" if starttls else "none",
+    }
+    settings |= {"sender": extra["from_email"]} if extra.get("from_email") else {}
+    return {f"FP8BENCH_MAIL__{name.upper()}": str(value) for name, value in settings.items()}
 
 
 def _refuse_misspelt() -> None:

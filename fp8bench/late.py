@@ -52,9 +52,9 @@ def _is_waiting(path: Path, config: Config, young_s: float) -> bool:
 
 
 def _has_mails(path: Path, config: Config) -> bool:
-    """Whether mails are to be composed, or wait and can be sent."""
-    can_send = any(not channel.why_not(config) for channel in alerts.CHANNELS)
-    return not alerts.is_composed(path) or (can_send and bool(alerts.pending(path)))
+    """Whether mails are to be composed, or wait where they can be sent or were refused."""
+    wanted = RunDir(path).refused.is_file() or any(not channel.why_not(config) for channel in alerts.CHANNELS)
+    return not alerts.is_composed(path) or (wanted and bool(alerts.pending(path)))
 
 
 def tell(config: Config, young_s: float = YOUNG_S) -> Iterator[Told]:

@@ -118,7 +118,8 @@ def frozen_config(run: RunDir, live: Config) -> Config:
     """The settings as `prepare` froze them.
 
     Where results are sent (`mlflow`, `mail`) follows the settings of now where these say something: a mistake there
-    can be mended without measuring again. Secrets are never frozen and always come from now.
+    can be mended without measuring again. The way to a mail host that they name is theirs as a whole: the port or the
+    encryption of another host does not fit. Secrets are never frozen and always come from now.
     """
     try:
         frozen = json.loads(run.config.read_text())
@@ -127,6 +128,8 @@ def frozen_config(run: RunDir, live: Config) -> Config:
     for section in ("mlflow", "mail"):
         now = getattr(live, section).model_dump(exclude_defaults=True)
         frozen[section] = frozen.get(section, {}) | now
+    if live.mail.host:
+        frozen["mail"] |= live.mail.model_dump(include={"host", "port", "user", "password", "security"})
     planted = frozen.get("timing", {}).get("planted", {})
     return configuration.load(**frozen).with_planted(planted)
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,7 +23,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 from nights import make_night
 
-from fp8bench import config, paths, records
+from fp8bench import config, late, paths, records
+from fp8bench.errors import ConfigError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own, and its dependencies'
 
@@ -339,6 +341,60 @@ def test_a_regression_turns_the_gate_red_and_is_mailed_once(
     parts = [part.get_content_type() for part in inbox[0].walk()]
     assert {"text/plain", "text/html", "image/png"} <= set(parts)
     assert all(mail.with_suffix(".sent").exists() for mail in night.mails)
+
+
+@pytest.mark.parametrize(
+    ("connection", "found"),
+    [
+        ({}, ("h", 465, "", "tls")),
+        ({"login": "me", "password": "hush", "port": 2525}, ("h", 2525, "me", "tls")),
+        ({"login": "me", "extra": {"disable_ssl": True}}, ("h", 25, "", "starttls")),
+        ({"extra": {"disable_ssl": True, "disable_tls": True}}, ("h", 25, "", "none")),
+        ({"host": ""}, "names no host"),
+        ({"extra": {"auth_type": "oauth2"}}, "asks for oauth2"),
+        ({"extra": {"ssl_context": "none"}}, "asks for no check"),
+    ],
+)
+def test_a_connection_becomes_settings_of_mail(
+    connection: dict[str, Any], found: tuple[Any, ...] | str, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk import Connection
+
+    look = partial(config.through_connection, Connection.get, module.AirflowNotFoundException)
+    assert look() == {}
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps({"conn_type": "smtp", "host": "h"} | connection))
+    if isinstance(found, str):
+        with pytest.raises(ConfigError, match=found):
+            look()
+        return
+    for name, value in look().items():
+        monkeypatch.setenv(name, value)
+    mail = config.load().mail
+    assert (mail.host, mail.port, mail.user, mail.security) == found
+    assert mail.password.get_secret_value() == (connection.get("password") or "")
+
+
+def test_mails_that_the_connection_refused_are_told_of_and_sent_by_tell(
+    dag: Any, module: ModuleType, inbox: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk.exceptions import AirflowException
+
+    monkeypatch.setenv("FP8BENCH_MLFLOW__TRACKING_URI", config.load().tracking_uri)  # one takes seconds to make
+    monkeypatch.setenv("FP8BENCH_HOME", str(tmp_path))
+    directory = make_night(tmp_path / "runs" / "night", "regressed", config=config.load())
+    monkeypatch.setattr(module, "_here", lambda: directory)
+    served = os.environ["AIRFLOW_CONN_SMTP_DEFAULT"]
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", json.dumps(json.loads(served) | {"port": 1}))
+    with pytest.raises(AirflowException, match=r"127\.0\.0\.1:1 did not take"):
+        module.alert.function()
+    [by_hand] = late.tell(config.load())
+    assert "fp8bench_tell sends" in by_hand.trouble
+    assert "A mail of this night was not taken" in (directory / "report.html").read_text()
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", served)
+    assert str(DagBag(DAG_FILE.parent).dags["fp8bench_tell"].test().state) == "success"
+    assert [mail["from"] for mail in inbox] == ["night@example.org"]
+    assert "A mail of this night was not taken" not in (directory / "report.html").read_text()
 
 
 def test_a_stage_that_cannot_work_turns_the_gate_red(

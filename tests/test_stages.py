@@ -174,15 +174,18 @@ def test_settings_are_frozen_without_secrets_and_delivery_follows_now(tmp_path: 
     make_night(tmp_path / "night", until="prepare", config=then)
     now = Config(
         timing=TimingSettings(launches=9),
-        mail=MailSettings(host="new", password=SecretStr("hush")),
+        mail=MailSettings(to=("a@example.org",), password=SecretStr("hush")),
         mlflow=MlflowSettings(experiment="other"),
     )
     run = RunDir(tmp_path / "night")
     found = stages.frozen_config(run, now)
     assert (found.home, found.timing.launches) == (tmp_path, 7)
-    assert (found.mail.host, found.mail.port, found.mlflow.experiment) == ("new", 2525, "other")
+    assert (found.mail.host, found.mail.port, found.mlflow.experiment) == ("old", 2525, "other")
+    assert found.mail.to == ("a@example.org",)
     assert found.mail.password.get_secret_value() == "hush"
     assert "password" not in json.loads(run.config.read_text())["mail"]
+    elsewhere = stages.frozen_config(run, Config(mail=MailSettings(host="new"))).mail
+    assert (elsewhere.host, elsewhere.port) == ("new", 25)  # no other host's port
 
 
 def test_only_what_is_correct_in_both_builds_is_timed() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from .. import causes, records
 from ..causes import Ledger
+from ..config import SMTP_CONNECTION
 from ..errors import DeliveryError, RefusedError
 from ..night import Night
 from ..records import Alerts, Message, PlannedMail, Shift
@@ -224,7 +225,8 @@ def mark_sent(path: Path) -> None:
 
 
 def deliver(run_dir: Path, config: Config, say: Callable[[str], None] = print) -> int:
-    """Hand the pending messages over and return how many were; says why when nothing can be sent.
+    """Hand the pending messages over and return how many were; says why when nothing can be sent, unless that was
+    tried before.
 
     DeliveryError when a channel refuses: what is refused stays in the outbox for those who have not taken it, and so
     does the reason, for the report, until all are taken. Mails behind it are not held up, unless nothing can be sent.
@@ -234,7 +236,10 @@ def deliver(run_dir: Path, config: Config, say: Callable[[str], None] = print) -
     usable = [channel for channel, reason in reasons.items() if reason is None]
     if waiting and not usable:
         why = "; ".join(reason for reason in reasons.values() if reason)
-        say(f"{len(waiting)} mail(s) stay in {run_dir / 'outbox'}: {why}.")
+        told = f"{len(waiting)} mail(s) stay in {run_dir / 'outbox'}: {why}."
+        if refused.is_file():
+            raise DeliveryError(f"{told} What Airflow's connection {SMTP_CONNECTION} refused, fp8bench_tell sends.")
+        say(told)
         return 0
     troubles: list[DeliveryError] = []
     for path in waiting:

@@ -37,7 +37,7 @@ def send(message: Message, run_dir: Path, config: Config) -> None:
     RefusedError when it is refused for some or all of them, another DeliveryError when the host lets nobody send.
     """
     told = f"mail host {config.mail.host}:{config.mail.port} did not take {message.subject!r}"
-    kept = f"It is kept in {run_dir / 'outbox'}; mend the mail settings and run the alert stage again."
+    kept = f"It is kept in {run_dir / 'outbox'}: mend the mail settings where they are wrong; `fp8bench tell` sends it."
     try:
         mail = compose(message, run_dir, config.mail.sender)
     except (OSError, ValueError) as error:
