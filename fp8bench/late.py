@@ -1,7 +1,5 @@
-"""Tell what could not be told in time: nights that MLflow or the mail host did not take, once these are back, and
-those whose telling was cut short.
-
-Also that a night has no verdict, where it still has none.
+"""Tell what could not be told in time: nights that MLflow or the mail host did not take, once these are back, those
+whose telling was cut short, digests that wait, and that a night has no verdict, where it still has none.
 
 A night is a directory that keeps everything, so it is a spool too: its `log`, `render` and `alert` stages are run
 again. They do nothing twice.
@@ -10,8 +8,9 @@ again. They do nothing twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import alerts, stages, wording
@@ -25,7 +24,7 @@ STAGES = ("log", "render", "alert")
 
 @dataclass(frozen=True)
 class Told:
-    """A night that something was left to tell of; trouble: why that is still so, or ""."""
+    """A night, or a digest, that something was left to tell of; trouble: why that is still so, or ""."""
 
     path: Path
     trouble: str = ""
@@ -52,42 +51,45 @@ def _is_waiting(path: Path, config: Config, young_s: float) -> bool:
 
 
 def _has_mails(path: Path, config: Config) -> bool:
-    """Whether mails are to be composed, or wait where they can be sent or were refused."""
-    wanted = RunDir(path).refused.is_file() or any(not channel.why_not(config) for channel in alerts.CHANNELS)
-    return not alerts.is_composed(path) or (wanted and bool(alerts.pending(path)))
+    """Whether mails are to be composed, or wait and should go."""
+    return not alerts.is_composed(path) or (_should_go(path, config) and bool(alerts.pending(path)))
+
+
+def _should_go(path: Path, config: Config) -> bool:
+    """Whether what waits in an outbox can be sent or was refused: without a mail host it lies there rightly."""
+    return RunDir(path).refused.is_file() or any(not channel.why_not(config) for channel in alerts.CHANNELS)
 
 
 def tell(config: Config, young_s: float = YOUNG_S) -> Iterator[Told]:
-    """Log, render and mail what waits. Each night's trouble is its own, and the others are told all the same."""
+    """Log, render and mail what waits. Each one's trouble is its own, and the others are told all the same."""
     for path in waiting(config, young_s):
-        yield Told(path, " ".join(dict.fromkeys(_troubles(path, config))))
-    yield from _without_verdict(config, young_s)
+        # No stage waits for another: mail needs no MLflow.
+        troubles = [_trouble(f"stage {name}", partial(_run_stage, name, path, config)) for name in STAGES]
+        yield Told(path, " ".join(dict.fromkeys(filter(None, troubles))))
+    for path in (*alerts.waiting_digests(config), *_without_verdict(config, young_s)):
+        if _should_go(path, config):
+            yield Told(path, _trouble("the mail", partial(alerts.deliver_apart, path, config)))
 
 
-def _troubles(path: Path, config: Config) -> Iterator[str]:
-    """Run the stages and say why they could not work. None waits for another: mail needs no MLflow."""
-    for name in STAGES:
-        try:
-            if name != "alert" or _has_mails(path, config):
-                stages.run_stage(name, path, config)
-        except Fp8BenchError as error:
-            yield str(error)
-        except Exception as error:  # noqa: BLE001 whatever a night holds, the others are told
-            said = wording.one_line(f"{type(error).__name__}: {error}", 200)
-            yield f"stage {name} broke, a fault of fp8bench ({said})."
-
-
-def _without_verdict(config: Config, young_s: float) -> Iterator[Told]:
-    """Send the mails about nights without a verdict that wait; a night that was judged since tells that itself."""
-    if all(channel.why_not(config) for channel in alerts.CHANNELS):
-        return
+def _without_verdict(config: Config, young_s: float) -> Iterator[Path]:
+    """Directories of mails about nights without a verdict; a night that was judged since tells that itself."""
     for message in sorted(config.runs_dir.glob("*/no-verdict/outbox/*.json")):
         where, run = message.parent.parent, RunDir(message.parent.parent.parent)
-        if run.verdicts.is_file() or _age(message) <= young_s or not alerts.pending(where):
-            continue
-        try:
-            alerts.deliver(where, config)
-        except Fp8BenchError as error:
-            yield Told(run.path, str(error))
-        else:
-            yield Told(run.path)
+        if not run.verdicts.is_file() and time.time() - message.stat().st_mtime > young_s and alerts.pending(where):
+            yield where
+
+
+def _run_stage(name: str, path: Path, config: Config) -> None:
+    if name != "alert" or _has_mails(path, config):
+        stages.run_stage(name, path, config)
+
+
+def _trouble(name: str, work: Callable[[], object]) -> str:
+    """Why `work` could not be done, or ""."""
+    try:
+        work()
+    except Fp8BenchError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 whatever a night holds, the others are told
+        return f"{name} broke, a fault of fp8bench ({wording.one_line(f'{type(error).__name__}: {error}', 200)})."
+    return ""

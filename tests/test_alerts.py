@@ -13,8 +13,9 @@ from nights import STATES, make_night
 from PIL import Image
 from ports import free_port
 
-from fp8bench import alerts, causes, late, records, stages
+from fp8bench import alerts, causes, config, late, records, stages
 from fp8bench.alerts import digest, smtp
+from fp8bench.cli import main
 from fp8bench.config import Config, MailSettings
 from fp8bench.errors import DeliveryError, UsageError
 from fp8bench.records import Cause, Effect, Logged, Message, Prepared, Shift, Verdict, Verdicts
@@ -571,6 +572,24 @@ def test_a_night_that_never_began_is_no_night_of_the_digest(home):
     make_night(home / "runs" / "clean", "clean", created=now)
     told = "1 night, 1 without a regression, 2 that never began, 0 causes open"
     assert digest.build(settings(), now + timedelta(seconds=1)).subject.endswith(f": {told}")
+
+
+def test_a_digest_that_was_refused_is_replaced_by_the_next_and_sent_by_tell(home, refusing, sink, monkeypatch, capsys):
+    for name, value in (("TO", json.dumps(TO)), ("HOST", "127.0.0.1"), ("PORT", str(refusing.port))):
+        monkeypatch.setenv(f"FP8BENCH_MAIL__{name}", value)
+    old = alerts.compose_digest(config.load(), datetime(2026, 3, 13, tzinfo=UTC))
+    for _ in range(2):
+        assert main(["digest"]) == 4
+        assert "`fp8bench tell` sends it" in capsys.readouterr().err
+    assert main(["tell"]) == 4
+    assert capsys.readouterr().out.count("could not tell") == 2
+    monkeypatch.setenv("FP8BENCH_MAIL__PORT", str(sink.port))
+    assert main(["tell"]) == 0
+    first, second = (mail["Subject"] for _, mail in sink.taken)
+    assert "week 2026-W11" in first
+    assert f"week {digest.week_of(datetime.now(UTC))}" in second
+    assert alerts.pending(old) == []
+    assert (main(["tell"]), capsys.readouterr().out.count("told")) == (0, 2)  # these two, and no more
 
 
 # ---- the environment has shifted ------------------------------------------------------------------------------

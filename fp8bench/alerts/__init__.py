@@ -54,8 +54,13 @@ def compose(run_dir: Path, config: Config) -> list[Path]:
 
 
 def compose_digest(config: Config, now: datetime) -> Path:
-    """Write a digest of the days up to `now` below the home directory; returns the directory with its outbox."""
-    where = digest.directory(config, now)
+    """Write a digest of the days up to `now` below the home directory; returns the directory with its outbox.
+
+    It takes the place of one of these days that still waits: nobody needs both.
+    """
+    first = digest.directory(config, now - timedelta(days=digest.DAYS))
+    late = [path for path in waiting_digests(config) if path > first]
+    where = late[-1] if late else digest.directory(config, now)
     _keep(where, 1, Finished(digest.build(config, now)))
     return where
 
@@ -211,6 +216,17 @@ def _sizes_after(night: Night, ledger: Ledger, kept: set[str], told: bool) -> di
 def pending(run_dir: Path) -> list[Path]:
     """Messages that nobody has taken yet, in order."""
     return [path for path in _outbox(run_dir) if not _marker(path).exists()]
+
+
+def waiting_digests(config: Config) -> list[Path]:
+    """Directories of digests that no night sends and that not everybody has taken, oldest first."""
+    return [path for path in sorted(digest.directories(config)) if pending(path)]
+
+
+def deliver_apart(where: Path, config: Config, say: Callable[[str], None] = print) -> int:
+    """Hand over what waits in an outbox of its own, a digest's say, as `deliver` does; one process at a time."""
+    with RunDir(where).locked("alert"):
+        return deliver(where, config, say)
 
 
 def is_composed(run_dir: Path) -> bool:

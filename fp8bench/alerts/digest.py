@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..config import Config
 
 DAYS = 7
+DIRECTORY = "digests"  # below the home directory
 TRACKS, CAUSES = 3, 5  # told in a mail; the page over all nights has them all
 
 
@@ -134,4 +135,9 @@ def told(entry: Standing) -> str:
 
 def directory(config: Config, now: datetime) -> Path:
     """Where a digest that no night sends is kept, with an outbox like a night's."""
-    return config.home / "digests" / f"{now:%Y%m%d-%H%M%S}"
+    return config.home / DIRECTORY / f"{now:%Y%m%d-%H%M%S}"
+
+
+def directories(config: Config) -> Iterator[Path]:
+    """Those that are there, in any order."""
+    return (config.home / DIRECTORY).glob("*")

@@ -22,6 +22,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"Subject: {message.subject}\n\n{message.text}", end="")
         return EXIT_OK
     where = alerts.compose_digest(config, now)
-    if alerts.deliver(where, config):
+    if alerts.deliver_apart(where, config):
         print(f"sent to {', '.join(config.mail.about_kernels)}")
     return EXIT_OK

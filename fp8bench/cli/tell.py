@@ -1,4 +1,7 @@
-"""`fp8bench tell`: log and mail the nights that MLflow or the mail host did not take. Exits 4 while some are left."""
+"""`fp8bench tell`: log and mail the nights, and mail the digests, that MLflow or the mail host did not take.
+
+Exits 4 while some are left.
+"""
 
 from __future__ import annotations
 
