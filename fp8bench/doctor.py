@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from . import devices, environment, git, paths, store, suite, wording
 from .alerts import smtp
-from .config import Config
+from .config import SMTP_CONNECTION, Config
 from .errors import Fp8BenchError, StoreError, ToolchainError
 from .secrecy import scrubbed_environment
 from .toolchain import find_cxx, find_nvcc
@@ -41,6 +41,7 @@ for file in sys.argv[1:]:
         sys.exit(error)
 """
 _SMTP_OK = 250
+_NO_MAIL = f"set mail.to, and mail.host unless Airflow's connection {SMTP_CONNECTION} sends for all nights"
 _MEETS = (Fp8BenchError, OSError, ValueError, subprocess.SubprocessError, smtplib.SMTPException)
 
 T = TypeVar("T")
@@ -253,7 +254,7 @@ def _mail(config: Config) -> Finding:
     """Connect and greet, with the encryption that is set; nobody logs in and nothing is sent."""
     mail = config.mail
     if reason := smtp.why_not(config):
-        return warning(f"{reason}: mails stay in the outbox of their night", "set mail.host and mail.to")
+        return warning(f"{reason}: mails stay in the outbox of their night", _NO_MAIL)
     where = f"{mail.host}:{mail.port}"
     try:
         with smtp.connect(mail) as client:

@@ -52,7 +52,7 @@ def _is_waiting(path: Path, config: Config, young_s: float) -> bool:
 
 def _has_mails(path: Path, config: Config) -> bool:
     """Whether mails are to be composed, or wait and should go."""
-    return not alerts.is_composed(path) or (_should_go(path, config) and bool(alerts.pending(path)))
+    return not RunDir(path).composed.is_file() or (_should_go(path, config) and bool(alerts.pending(path)))
 
 
 def _should_go(path: Path, config: Config) -> bool:

@@ -36,6 +36,7 @@ class RunDir:
         self.rendered = path / ".report-of"
         self.attached = path / ".report-attached"
         self.alerts = path / "alerts.json"
+        self.composed = path / ".composed"
         self.outbox = path / "outbox"
         self.refused = self.outbox / "refused.txt"
         self.no_verdict = path / "no-verdict"  # holds an outbox of its own: the mail that the night has none

@@ -368,6 +368,7 @@ def test_mails_that_could_not_be_composed_are_told_later_and_once(
     if kept:
         alerts.compose(run_dir, config)
         shutil.rmtree(run_dir / "outbox")
+        (run_dir / ".composed").unlink()
     (config.home / "causes.json").write_text("{broken")
     with pytest.raises(Fp8BenchError, match=r"causes\.json"):
         stages.run_stage("alert", run_dir, config)

@@ -50,7 +50,9 @@ def compose(run_dir: Path, config: Config) -> list[Path]:
     finished = messages.build(night, plan, ledger, config)
     if any(planned.kind == "digest" for planned in plan.mails):
         finished.append(Finished(digest.build(config, night.prepared.created)))
-    return [_keep(run_dir, number, entry) for number, entry in enumerate(finished, start=1)]
+    written = [_keep(run_dir, number, entry) for number, entry in enumerate(finished, start=1)]
+    records.write_bytes(b"", RunDir(run_dir).composed)
+    return written
 
 
 def compose_digest(config: Config, now: datetime) -> Path:
@@ -215,7 +217,7 @@ def _sizes_after(night: Night, ledger: Ledger, kept: set[str], told: bool) -> di
 
 def pending(run_dir: Path) -> list[Path]:
     """Messages that nobody has taken yet, in order."""
-    return [path for path in _outbox(run_dir) if not _marker(path).exists()]
+    return [path for path in sorted((run_dir / "outbox").glob("*.json")) if not _marker(path).exists()]
 
 
 def waiting_digests(config: Config) -> list[Path]:
@@ -227,12 +229,6 @@ def deliver_apart(where: Path, config: Config, say: Callable[[str], None] = prin
     """Hand over what waits in an outbox of its own, a digest's say, as `deliver` does; one process at a time."""
     with RunDir(where).locked("alert"):
         return deliver(where, config, say)
-
-
-def is_composed(run_dir: Path) -> bool:
-    """Whether it is decided which mails the night sends, and all of them were written."""
-    plan = RunDir(run_dir).alerts
-    return plan.is_file() and len(_outbox(run_dir)) >= len(records.read(Alerts, plan).mails)
 
 
 def mark_sent(path: Path) -> None:
@@ -283,10 +279,6 @@ def _send(path: Path, run_dir: Path, config: Config, channels: Iterable[ModuleTy
             records.write(message.model_copy(update={"taken": (*message.taken, *error.taken)}), path)
         raise
     mark_sent(path)  # at once: a crash after this line sends nothing twice
-
-
-def _outbox(run_dir: Path) -> list[Path]:
-    return sorted((run_dir / "outbox").glob("*.json"))
 
 
 def _marker(path: Path) -> Path:
