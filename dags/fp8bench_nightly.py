@@ -290,10 +290,11 @@ def alert() -> None:
     `smtp_default`, else by fp8bench's own settings."""
     from airflow.sdk import Connection
 
-    if _states().get("prepare") == "skipped":
-        raise AirflowSkipException(NOTHING)
-    why = "" if (_here() / "verdicts.json").exists() else _why_no_verdict()
-    options = [f"--no-verdict={why}"] if why else []
+    options = []
+    if not (_here() / "verdicts.json").exists():
+        if _states().get("prepare") == "skipped":
+            raise AirflowSkipException(NOTHING)
+        options = [f"--no-verdict={_why_no_verdict()}"]
     run_stage("alert", *options, environment=config.through_connection(Connection.get, AirflowNotFoundException))
 
 

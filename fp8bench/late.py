@@ -66,17 +66,19 @@ def tell(config: Config, young_s: float = YOUNG_S) -> Iterator[Told]:
         # No stage waits for another: mail needs no MLflow.
         troubles = [_trouble(f"stage {name}", partial(_run_stage, name, path, config)) for name in STAGES]
         yield Told(path, " ".join(dict.fromkeys(filter(None, troubles))))
-    for path in (*alerts.waiting_digests(config), *_without_verdict(config, young_s)):
-        if _should_go(path, config):
-            yield Told(path, _trouble("the mail", partial(alerts.deliver_apart, path, config)))
+    apart = [(path, path) for path in alerts.waiting_digests(config)]
+    apart += [(run.path, run.no_verdict) for run in _without_verdict(config, young_s)]
+    for path, where in apart:
+        if _should_go(where, config):
+            yield Told(path, _trouble("the mail", partial(alerts.deliver_apart, where, config)))
 
 
-def _without_verdict(config: Config, young_s: float) -> Iterator[Path]:
-    """Directories of mails about nights without a verdict; a night that was judged since tells that itself."""
-    for message in sorted(config.runs_dir.glob("*/no-verdict/outbox/*.json")):
-        where, run = message.parent.parent, RunDir(message.parent.parent.parent)
-        if not run.verdicts.is_file() and time.time() - message.stat().st_mtime > young_s and alerts.pending(where):
-            yield where
+def _without_verdict(config: Config, young_s: float) -> Iterator[RunDir]:
+    """Nights without a verdict that have told nobody so; one that was judged since tells what it found."""
+    for run in map(RunDir, sorted(config.runs_dir.glob("*"))):
+        waiting = alerts.pending(run.no_verdict)
+        if waiting and not run.verdicts.is_file() and time.time() - waiting[0].stat().st_mtime > young_s:
+            yield run
 
 
 def _run_stage(name: str, path: Path, config: Config) -> None:

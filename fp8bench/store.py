@@ -142,11 +142,11 @@ def _was_invalid(run: Run) -> bool:
 def exists(config: Config) -> bool:
     """Whether there is a store to ask: the file of a local one is made by the first night.
 
-    StoreError when it is gone although nights were logged to one: a new one in its place would know no baseline.
+    StoreError when it is gone although nights were logged to it: a new one in its place would know no baseline.
     """
     if (file := _local_file(config.tracking_uri)) is None or file.exists():
         return True
-    if any(map(_is_in_a_file, config.runs_dir.glob("*/mlflow.json"))):
+    if any(_is_logged_to(where(config), logged) for logged in config.runs_dir.glob("*/mlflow.json")):
         raise StoreError(
             f"MLflow's database {file} is gone, though nights were logged: mount its disk or bring it back. To begin "
             "anew, without a baseline, make an empty file there."
@@ -154,10 +154,10 @@ def exists(config: Config) -> bool:
     return False
 
 
-def _is_in_a_file(logged: Path) -> bool:
-    """Whether a night was logged to a store on SQLite; False where its record is damaged."""
+def _is_logged_to(uri: str, logged: Path) -> bool:
+    """Whether a night was logged to that store; False where its record is damaged."""
     try:
-        return _local_file(records.read(Logged, logged).tracking_uri) is not None
+        return records.read(Logged, logged).tracking_uri == uri
     except RunDirError:
         return False
 

@@ -186,7 +186,8 @@ def test_a_night_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) ->
     found = contents(run_dir)
     assert {name: found.get(name) for name in kept} == kept
     assert report.render(run_dir) == report.render(run_dir)
-    assert not [name for name in found if Path(name).name.startswith(".") and "report" not in name]
+    hidden = {Path(name).name for name in found if Path(name).name.startswith(".")}
+    assert {name for name in hidden if not name.startswith(".report")} == {".composed"}  # marks, and no left-overs
 
 
 # ---- damaged files ------------------------------------------------------------------------------------------
