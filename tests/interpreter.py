@@ -21,7 +21,7 @@ import torch  # noqa: E402
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
-from fp8bench import GroupShape, QuantFP8, checks, paths, reference  # noqa: E402
+from fp8bench import GroupShape, QuantFP8, checks, paths, quant, reference, tensors  # noqa: E402
 from fp8bench.backends import Backend, load  # noqa: E402
 from fp8bench.spec import Case  # noqa: E402
 
@@ -62,6 +62,26 @@ def layer_agrees() -> list[bool]:
     return found
 
 
+def count_launches() -> dict[str, list[int]]:
+    """How often the kernels ran when a call was bound, and then when the layer's was made."""
+    module = sys.modules[type(quant.own_backend("triton")).__module__]
+    launched = []
+    for kernel in (module.segments_kernel, module.tensor_max_kernel, module.tensor_quantize_kernel):
+        kernel.add_pre_run_hook(lambda *_, **__: launched.append(1))
+    found = {}
+    for name in ("per-token/bfloat16/4x896", "per-tensor/float32/9x1000", "per-tensor-static/bfloat16/5x400"):
+        case = Case.parse(name)
+        x, layer = tensors.random_input(case, "cpu", seed=3), QuantFP8(case.scheme.static, case.scheme.group_shape)
+        codes, scales = tensors.poisoned_outputs(case, "cpu")
+        scale = torch.ones(1) if case.scheme.static else None
+        launched.clear()
+        quant.own_backend("triton").bind(case.scheme, x, codes, scales, scale)
+        bound = len(launched)
+        layer.forward_triton(x, scale)
+        found[name] = [bound, len(launched)]
+    return found
+
+
 def check_launches_of_large_inputs(backend: Backend) -> dict[str, str]:
     """What the checks say when small inputs get what the launch tables have for the largest."""
     module = sys.modules[type(backend).__module__]
@@ -90,6 +110,7 @@ def main(cases: Path, out: Path, arrays: Path) -> None:
         result = checks.check(backend, Case.parse(case), "cpu", seed=11)
         results[case] = [result.status, result.detail]
     results["layer"] = layer_agrees()
+    results["launches"] = count_launches()
     results["large"] = check_launches_of_large_inputs(backend)
     found = {}
     for dtype in (torch.bfloat16, torch.float16):

@@ -6,7 +6,10 @@ import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fp8bench import reference
+from fp8bench import reference, tensors
 from fp8bench.backends import _triton_kernels as kernels
 from fp8bench.backends import triton as backend
 from fp8bench.backends._triton_kernels import Start
@@ -86,6 +89,11 @@ def test_the_layer_runs_the_interpreted_kernels(interpreted: tuple) -> None:
     assert interpreted[0]["layer"] == [True] * 5
 
 
+def test_the_layer_launches_each_kernel_once(interpreted: tuple) -> None:
+    """Binding launches none: a call of the layer would be twice in a graph."""
+    assert list(interpreted[0]["launches"].values()) == [[0, 1], [0, 2], [0, 1]]
+
+
 def test_large_cases_are_not_interpreted(interpreted: tuple) -> None:
     status, detail = interpreted[0][TOO_LARGE]
     assert status == "unsupported"
@@ -147,6 +155,66 @@ def test_tables_are_in_order_and_end_nowhere(tables: str) -> None:
 def test_all_launches_of_a_table_overlap_or_none(tables: str) -> None:
     starts = {launch.start for table in tables_of(TABLES[tables]) for _, launch in table}
     assert starts == {Start.ALONE} if tables == "alone" else Start.ALONE not in starts
+
+
+# ---- binding -----------------------------------------------------------------------------------------------------
+
+
+class Device:
+    """As Triton's driver, of a GPU that is not there; `done` lists what it was told to do."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.utils = SimpleNamespace(
+            load_binary=self.load,
+            unload_module=lambda _: None,
+            get_device_properties=lambda _: {"max_shared_mem": 1 << 17},
+        )
+
+    def load(self, name: str, *_: object) -> tuple[object, ...]:
+        self.done.append(f"load {name}")
+        return object(), 1, 0, 0, 1024  # module, function, registers, spills, threads
+
+    def launcher_cls(self, *_: object) -> Callable[..., None]:
+        return lambda *_: self.done.append("launch")
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The device that the kernels are compiled for, which has none of them yet."""
+    made = Device()
+    monkeypatch.setattr(triton.runtime.driver, "_active", made)
+    for kernel in (kernels.segments_kernel, kernels.tensor_max_kernel, kernels.tensor_quantize_kernel):
+        monkeypatch.setattr(kernel, "device_caches", defaultdict(kernel.create_binder))
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        ("group-128-row/bfloat16/4x896", ["segments_kernel"]),
+        ("per-tensor/bfloat16/64x1024", ["tensor_quantize_kernel", "tensor_max_kernel"]),
+    ],
+)
+def test_binding_compiles_and_loads_and_a_call_only_launches(device: Device, case: str, names: list[str]) -> None:
+    parsed = Case.parse(case)
+    x, outputs = tensors.random_input(parsed, "cpu", seed=1), tensors.poisoned_outputs(parsed, "cpu")
+    call = backend.create(HERE).bind(parsed.scheme, x, *outputs)
+    assert device.done == [f"load {name}" for name in names]
+    device.done.clear()
+    call()
+    call()
+    assert device.done == ["launch"] * 2 * len(names)
 
 
 # ---- machine code ------------------------------------------------------------------------------------------------

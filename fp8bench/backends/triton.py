@@ -17,6 +17,7 @@ dependent launch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -219,6 +220,19 @@ def in_pairs(length: int, tokens: int, hidden: int, itemsize: int, tables: Table
     return short and not tables.one_by_one[0] < vectors <= tables.one_by_one[1]
 
 
+def _compiled(
+    kernel: Any, grid: tuple[int, ...], start: Start, warps: int, *arguments: object, **constants: object
+) -> Launcher:
+    """The launch of `kernel`, compiled and loaded but not launched: a call may be captured, where neither can be done.
+
+    On the current device.
+    """
+    options = {**constants, "START": int(start), "num_warps": warps, "launch_pdl": start != Start.ALONE}
+    if found := kernel.run(*arguments, grid=grid, warmup=True, **options):  # the interpreter has nothing to compile
+        found._init_handles()
+    return partial(kernel.run, *arguments, grid=grid, warmup=False, **options)
+
+
 def bind_segments(
     length: int,
     scheme: Scheme,
@@ -230,7 +244,7 @@ def bind_segments(
     tables: Tables = ALONE,
     launch: Launch | None = None,
 ) -> Launcher:
-    """The launch of the segment kernel; `launch` instead of the tables', to measure."""
+    """The launch of the segment kernel, compiled; `launch` instead of the tables', to measure."""
     tokens, hidden = x.shape
     dense = x.is_contiguous() and (not scheme.column_major or tokens == 1)
     pairs = not dense and in_pairs(length, tokens, hidden, x.element_size(), tables)
@@ -240,34 +254,30 @@ def bind_segments(
     layers = triton.cdiv(blocks, MOST_BLOCKS_Y)
     grid = (blocks,) if dense else (groups, min(blocks, MOST_BLOCKS_Y), layers)
     strides = (lines, x.stride(0), hidden, *((1, groups) if len(scales.stride()) == 1 else scales.stride()))
-    run: Any = segments_kernel[grid]
-
-    def call() -> None:
-        run(
-            x,
-            codes,
-            scales,
-            scales if scale is None else scale,
-            scales if scale_ub is None else scale_ub,
-            *strides,
-            LENGTH=length,
-            ROWS=plan.rows,
-            PAIRS=pairs,
-            WIDTH=plan.width,
-            CHUNKS=plan.chunks,
-            LOOP=plan.loop,
-            DENSE=dense,
-            EVEN=lines % plan.rows == 0 and (dense or layers == 1),
-            FAR=(tokens + plan.rows) * max(x.stride(0), hidden) >= MOST_NEAR,
-            STATIC=scheme.static,
-            HAS_UB=scale_ub is not None,
-            UE8M0=scheme.ue8m0,
-            START=int(plan.start),
-            num_warps=plan.warps,
-            launch_pdl=plan.start != Start.ALONE,
-        )
-
-    return call
+    return _compiled(
+        segments_kernel,
+        grid,
+        plan.start,
+        plan.warps,
+        x,
+        codes,
+        scales,
+        scales if scale is None else scale,
+        scales if scale_ub is None else scale_ub,
+        *strides,
+        LENGTH=length,
+        ROWS=plan.rows,
+        PAIRS=pairs,
+        WIDTH=plan.width,
+        CHUNKS=plan.chunks,
+        LOOP=plan.loop,
+        DENSE=dense,
+        EVEN=lines % plan.rows == 0 and (dense or layers == 1),
+        FAR=(tokens + plan.rows) * max(x.stride(0), hidden) >= MOST_NEAR,
+        STATIC=scheme.static,
+        HAS_UB=scale_ub is not None,
+        UE8M0=scheme.ue8m0,
+    )
 
 
 def bind_tensor(
@@ -282,8 +292,9 @@ def bind_tensor(
     quantize: Launch | None = None,
     most_partials: int | None = None,
 ) -> Launcher:
-    """The launches of the two tensor kernels; with `find`, `quantize` and `most_partials` of its own, to measure.
+    """The launches of the two tensor kernels, compiled.
 
+    find, quantize, most_partials: instead of the tables', to measure.
     workspace: for the partial maxima; one of the call's own if None.
     """
     total, hidden, dense = x.numel(), x.shape[1], x.is_contiguous()
@@ -298,45 +309,48 @@ def bind_tensor(
     if workspace is None:
         workspace = torch.empty(count * PARTIAL_BYTES, dtype=torch.uint8, device=x.device)
     partials = workspace[: count * PARTIAL_BYTES].view(torch.int32)
-    run_find: Any = tensor_max_kernel[(count,)]
-    run: Any = tensor_quantize_kernel[(triton.cdiv(total, block * quantize.vectors),)]
     given = scales if scale is None else scale
     sizes = (hidden, x.stride(0), total)
+    run = _compiled(
+        tensor_quantize_kernel,
+        (triton.cdiv(total, block * quantize.vectors),),
+        quantize.start,
+        quantize.warps,
+        x,
+        codes,
+        scales,
+        given,
+        partials,
+        count,
+        *sizes,
+        BLOCK=block,
+        CHUNKS=quantize.vectors,
+        PARTIALS=triton.next_power_of_2(count),
+        DENSE=dense,
+        EVEN=total % (block * quantize.vectors) == 0,
+        STATIC=scheme.static,
+        UE8M0=scheme.ue8m0,
+    )
+    if scheme.static:
+        return run
+    run_find = _compiled(
+        tensor_max_kernel,
+        (count,),
+        find.start,
+        find.warps,
+        x,
+        partials,
+        *sizes,
+        BLOCK=find_block,
+        CHUNKS=find.vectors,
+        STEPS=steps,
+        DENSE=dense,
+        EVEN=total == count * steps * find_block * find.vectors,
+    )
 
     def call() -> None:
-        if not scheme.static:
-            run_find(
-                x,
-                partials,
-                *sizes,
-                BLOCK=find_block,
-                CHUNKS=find.vectors,
-                STEPS=steps,
-                DENSE=dense,
-                EVEN=total == count * steps * find_block * find.vectors,
-                START=int(find.start),
-                num_warps=find.warps,
-                launch_pdl=find.start != Start.ALONE,
-            )
-        run(
-            x,
-            codes,
-            scales,
-            given,
-            partials,
-            count,
-            *sizes,
-            BLOCK=block,
-            CHUNKS=quantize.vectors,
-            PARTIALS=triton.next_power_of_2(count),
-            DENSE=dense,
-            EVEN=total % (block * quantize.vectors) == 0,
-            STATIC=scheme.static,
-            UE8M0=scheme.ue8m0,
-            START=int(quantize.start),
-            num_warps=quantize.warps,
-            launch_pdl=quantize.start != Start.ALONE,
-        )
+        run_find()
+        run()
 
     return call
 
@@ -400,7 +414,6 @@ class TritonBackend:
             launch = bind_tensor(scheme, x, codes, scales, scale, workspace, self._tables(x))
         else:
             launch = bind_segments(length, scheme, x, codes, scales, scale, scale_ub, self._tables(x))
-        launch()  # compiles
         result = codes, scales if scale is None else scale
 
         def call() -> tuple[Tensor, Tensor]:
