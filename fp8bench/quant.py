@@ -124,7 +124,7 @@ class QuantFP8(nn.Module):
     x: (..., hidden) in bf16, fp16 or fp32, any leading dimensions and strides, zero tokens too; `tokens` is the
         product of the leading dimensions.
     scale: float32, for static schemes only: one element per-tensor, else (tokens, 1) or (tokens, groups).
-    scale_ub: float32, one element, an upper bound of absmax; dynamic per-token only.
+    scale_ub: float32, one element, an upper bound of absmax, on the device of `x`; dynamic per-token only.
     quantized: shape of `x`, contiguous. scales: (1,), (tokens, 1) or (tokens, groups); given ones come back.
     Raises UsageError (a ValueError) for what is not allowed.
     """
@@ -182,7 +182,7 @@ class QuantFP8(nn.Module):
         self._check_input(x)
         rows = x.detach().reshape(math.prod(x.shape[:-1]), x.shape[-1])
         scale = self._given_scale(scale, rows)
-        scale_ub = self._given_bound(scale_ub)
+        scale_ub = self._given_bound(scale_ub, rows)
         codes, scales = quantize(rows, scale, scale_ub, self._scheme_name)
         codes = self._padded(codes, x)
         return codes, (scales if scale is None else scale)
@@ -210,13 +210,15 @@ class QuantFP8(nn.Module):
             raise UsageError(f"scale has shape {tuple(scale.shape)} and dtype {scale.dtype}: give {shape} in float32.")
         return scale.detach().reshape(shape) if len(shape) == 1 else scale.detach()
 
-    def _given_bound(self, scale_ub: Tensor | None) -> Tensor | None:
+    def _given_bound(self, scale_ub: Tensor | None, rows: Tensor) -> Tensor | None:
         if scale_ub is None:
             return None
         if self.scheme.static or not self.scheme.group_shape.is_per_token():
             raise UsageError(f"scale_ub is for dynamic per-token scales, not {self._scheme_name}: pass none.")
         if scale_ub.numel() != 1 or scale_ub.dtype != torch.float32:
             raise UsageError(f"scale_ub has shape {tuple(scale_ub.shape)}, {scale_ub.dtype}: give one float32 element.")
+        if scale_ub.device != rows.device:
+            raise UsageError(f"scale_ub is on {scale_ub.device} and x on {rows.device}: put both on one device.")
         return scale_ub.detach().reshape(())
 
     def _padded(self, codes: Tensor, x: Tensor) -> Tensor:

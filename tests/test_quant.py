@@ -221,6 +221,7 @@ def test_inputs_that_cannot_be_are_refused(forward: str) -> None:
     refused(LAYERS["per-tensor-static"], "give (1,) in float32", x, torch.ones(1, dtype=torch.float64))
     refused(LAYERS["per-tensor"], "scale_ub is for dynamic per-token", x, None, torch.tensor(1.0))
     refused(LAYERS["per-token"], "give one float32 element", x, None, torch.ones(2))
+    refused(LAYERS["per-token"], "scale_ub is on meta and x on cpu", x, None, torch.ones(1, device="meta"))
     refused(QuantFP8(False, TOKEN, num_token_padding=8), "token padding is for", some(2, 2, 64))
 
 

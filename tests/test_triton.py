@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -215,6 +216,24 @@ def test_binding_compiles_and_loads_and_a_call_only_launches(device: Device, cas
     call()
     call()
     assert device.done == ["launch"] * 2 * len(names)
+
+
+@pytest.mark.parametrize(
+    ("case", "bound", "error", "told"),
+    [
+        ("per-tensor/bfloat16/64x1024", torch.ones(1), ValueError, "scale_ub is for dynamic per-token"),
+        ("per-tensor/bfloat16/4x64", torch.ones(1), ValueError, "scale_ub is for dynamic per-token"),
+        ("per-token-static/bfloat16/4x64", torch.ones(1), ValueError, "scale_ub is for dynamic per-token"),
+        ("per-token/bfloat16/4x64", torch.ones(1, device="meta"), AssertionError, "scale_ub is on meta, x on cpu"),
+    ],
+)
+def test_bounds_that_kernels_would_not_look_at_are_refused(
+    case: str, bound: Tensor, error: type[Exception], told: str
+) -> None:
+    parsed = Case.parse(case)
+    x, outputs = tensors.random_input(parsed, "cpu", seed=1), tensors.poisoned_outputs(parsed, "cpu")
+    with pytest.raises(error, match=told):
+        backend.create(HERE).bind(parsed.scheme, x, *outputs, None, bound)
 
 
 # ---- machine code ------------------------------------------------------------------------------------------------

@@ -69,8 +69,10 @@ def arguments(
 
     x: (tokens, hidden), last dimension contiguous. codes: (tokens, hidden), contiguous. scales: the scheme's shape
     and strides. scale: given scales of a static scheme, laid out like `scales`. scale_ub: one float32.
-    The caller keeps the tensors alive as long as the struct is used.
+    All are on one device. The caller keeps the tensors alive as long as the struct is used.
     """
+    for tensor in (codes, scales, scale, scale_ub):
+        assert tensor is None or tensor.device == x.device, f"one tensor is on {tensor.device}, x on {x.device}"
     tokens, hidden = x.shape
     return Arguments(
         x=_pointer(x),

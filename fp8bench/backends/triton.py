@@ -366,6 +366,13 @@ def _interpretable(case: Case) -> str | None:
     return None
 
 
+def _check_bound(scheme: Scheme, x: Tensor, scale_ub: Tensor) -> None:
+    """What the kernels take for granted of a bound: they would not look at it, or at memory that is not theirs."""
+    if scheme.static or not scheme.group_shape.is_per_token():
+        raise ValueError(f"scale_ub is for dynamic per-token scales, not {scheme.name}: pass none.")
+    assert scale_ub.device == x.device, f"scale_ub is on {scale_ub.device}, x on {x.device}"
+
+
 class TritonBackend:
     """overlaps: calls may overlap their neighbours on the stream, where the GPU can do that."""
 
@@ -405,8 +412,11 @@ class TritonBackend:
     ) -> Call:
         """Compiles the kernels (through Triton's cache) and allocates the partial maxima of a large tensor.
 
-        scale: given scales, laid out like `scales`, which are not written then.
+        scale: given scales, laid out like `scales`, which are not written then. scale_ub: for dynamic per-token scales
+        only; ValueError otherwise.
         """
+        if scale_ub is not None:
+            _check_bound(scheme, x, scale_ub)
         if scale is not None and scale.stride() != scales.stride():
             scale = torch.empty_like(scales).copy_(scale.reshape(scales.shape))
         length = _segment_length(scheme, x)
