@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,6 +180,13 @@ class Device:
     def launcher_cls(self, *_: object) -> Callable[..., None]:
         return lambda *_: self.done.append("launch")
 
+    @contextmanager
+    def current(self, _: Tensor) -> Iterator[None]:
+        """As `torch.cuda.device_of`."""
+        self.done.append("enter")
+        yield
+        self.done.append("leave")
+
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
 
@@ -216,6 +224,15 @@ def test_binding_compiles_and_loads_and_a_call_only_launches(device: Device, cas
     call()
     call()
     assert device.done == ["launch"] * 2 * len(names)
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
+def test_kernels_are_loaded_and_launched_on_the_device_of_x(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_of", device.current)
+    case = Case.parse("per-token/bfloat16/4x64")
+    x, outputs = tensors.random_input(case, "cpu", seed=1), tensors.poisoned_outputs(case, "cpu")
+    backend.create(HERE).bind(case.scheme, x, *outputs)()
+    assert device.done == ["enter", "load segments_kernel", "leave", "enter", "launch", "leave"]
 
 
 @pytest.mark.parametrize(

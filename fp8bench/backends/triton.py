@@ -373,6 +373,11 @@ def _check_bound(scheme: Scheme, x: Tensor, scale_ub: Tensor) -> None:
     assert scale_ub.device == x.device, f"scale_ub is on {scale_ub.device}, x on {x.device}"
 
 
+def _device_of(x: Tensor) -> torch.cuda.device_of:
+    """Triton compiles for the current device and launches there: it is that of `x` meanwhile."""
+    return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
+
+
 class TritonBackend:
     """overlaps: calls may overlap their neighbours on the stream, where the GPU can do that."""
 
@@ -420,14 +425,16 @@ class TritonBackend:
         if scale is not None and scale.stride() != scales.stride():
             scale = torch.empty_like(scales).copy_(scale.reshape(scales.shape))
         length = _segment_length(scheme, x)
-        if length is None:
-            launch = bind_tensor(scheme, x, codes, scales, scale, workspace, self._tables(x))
-        else:
-            launch = bind_segments(length, scheme, x, codes, scales, scale, scale_ub, self._tables(x))
+        with _device_of(x):
+            if length is None:
+                launch = bind_tensor(scheme, x, codes, scales, scale, workspace, self._tables(x))
+            else:
+                launch = bind_segments(length, scheme, x, codes, scales, scale, scale_ub, self._tables(x))
         result = codes, scales if scale is None else scale
 
         def call() -> tuple[Tensor, Tensor]:
-            launch()
+            with _device_of(x):
+                launch()
             return result
 
         return call
