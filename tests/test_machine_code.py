@@ -12,9 +12,11 @@ from pathlib import Path
 
 import disassembly
 import pytest
+import torch
 
-from fp8bench import builds, config, paths, resources, toolchain
+from fp8bench import backends, builds, config, paths, resources, toolchain
 from fp8bench.errors import ToolchainError
+from fp8bench.spec import Case
 
 ARCHITECTURES = ("89", "90", "100")
 KERNELS = 417  # 135 for each dtype, and 6 for each of 16 bits
@@ -162,6 +164,18 @@ def test_nothing_divides_the_slow_way(build: Path) -> None:
     for architecture in ("90", "100"):
         for kernel in _kernels(build, architecture):
             assert not kernel.has(r"CALL"), kernel.name
+
+
+@pytest.mark.parametrize("name", ["cuda", "floor"])
+@pytest.mark.parametrize(("capability", "runs"), [((8, 6), True), ((9, 0), True), ((10, 3), True), ((12, 0), False)])
+def test_gpus_that_the_library_has_no_code_for_are_refused(
+    build: Path, monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], runs: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    reason = backends.load(name, build).supports(Case.parse("per-tensor/bfloat16/4x64"), "cuda")
+    assert (reason is None) == runs
+    assert runs or (reason is not None and 'sm_100, which does not run here: add "120" to' in reason)
 
 
 def test_the_library_exports_its_interface_alone(build: Path) -> None:

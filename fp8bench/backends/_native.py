@@ -7,6 +7,7 @@ the struct once and `NativeLibrary.quantize` passes its address.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from ctypes import c_char_p, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
@@ -100,6 +101,14 @@ def laid_out_like(scale: Tensor, scales: Tensor) -> Tensor:
 def find_library(build: Path, backend: str) -> Path | None:
     """The kernel library of `backend` in the build directory `build`, or None where it was not built."""
     return next(iter(sorted(build.glob(f"libfp8bench_{backend}-*.so"))), None)
+
+
+def architectures_of(build: Path) -> tuple[str, ...]:
+    """XX of each sm_XX that the CUDA library in the build directory `build` has code for; () where nobody says it."""
+    try:
+        return tuple(map(str, json.loads((build / "build.json").read_bytes())["architectures"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 class NativeLibrary:

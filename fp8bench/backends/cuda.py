@@ -10,16 +10,24 @@ from torch import Tensor
 
 from fp8bench.spec import Case, Scheme
 
-from ._native import NativeError, NativeLibrary, arguments, find_library, laid_out_like
+from ._native import NativeError, NativeLibrary, architectures_of, arguments, find_library, laid_out_like
 
 LEAST_CAPABILITY = (8, 0)
 
 
+def _runs(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether machine code for sm_`architecture` runs there: on its own major capability, from its minor one on."""
+    major, minor = divmod(int(architecture.rstrip("af")), 10)
+    return major == capability[0] and minor <= capability[1]
+
+
 class CudaBackend:
+    """architectures: XX of each sm_XX that `library` has machine code for; () where that is not known."""
+
     name = "cuda"
 
-    def __init__(self, library: NativeLibrary | None) -> None:
-        self._library = library
+    def __init__(self, library: NativeLibrary | None, architectures: tuple[str, ...] = ()) -> None:
+        self._library, self._architectures = library, architectures
 
     def supports(self, case: Case, device: str) -> str | None:
         if torch.device(device).type != "cuda":
@@ -31,6 +39,10 @@ class CudaBackend:
         if (capability := torch.cuda.get_device_capability(device)) < LEAST_CAPABILITY:
             return "the CUDA kernels need compute capability {}.{}, this GPU has {}.{}".format(
                 *LEAST_CAPABILITY, *capability
+            )
+        if self._architectures and not any(_runs(name, capability) for name in self._architectures):
+            return 'the build has code for {}, which does not run here: add "{}{}" to build.architectures'.format(
+                ", ".join(f"sm_{name}" for name in self._architectures), *capability
             )
         return case.scheme.why_not(case.hidden)
 
@@ -73,4 +85,4 @@ class CudaBackend:
 
 def create(build: Path) -> CudaBackend:
     library = find_library(build, "cuda")
-    return CudaBackend(None if library is None else NativeLibrary(library))
+    return CudaBackend(None if library is None else NativeLibrary(library), architectures_of(build))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fp8bench.spec import DTYPES, Case, Scheme
 
-from ._native import Arguments, NativeError, NativeLibrary, arguments, find_library
+from ._native import Arguments, NativeError, NativeLibrary, architectures_of, arguments, find_library
 from .cuda import CudaBackend
 
 SCALE = 2.0  # that the cast divides by
@@ -66,9 +66,9 @@ class FloorLibrary(NativeLibrary):
 class FloorBackend:
     name = "floor"
 
-    def __init__(self, library: FloorLibrary | None) -> None:
+    def __init__(self, library: FloorLibrary | None, architectures: tuple[str, ...] = ()) -> None:
         self._library = library
-        self._cuda = CudaBackend(library)
+        self._cuda = CudaBackend(library, architectures)
 
     def supports(self, case: Case, device: str) -> str | None:
         """Dynamic per-tensor cases on a GPU, of whole 16-byte vectors: they stand for all cases of their size."""
@@ -112,4 +112,4 @@ class FloorBackend:
 
 def create(build: Path) -> FloorBackend:
     library = find_library(build, "cuda")
-    return FloorBackend(None if library is None else FloorLibrary(library))
+    return FloorBackend(None if library is None else FloorLibrary(library), architectures_of(build))
