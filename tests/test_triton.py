@@ -419,6 +419,15 @@ class TestMachineCode:
         assert len(at["wait"]) == 1
         assert at["wait"][0] < min(at["load"] + at["store"])
 
+    @pytest.mark.parametrize(("dense", "even"), [(True, True), (True, False), (False, False)])
+    def test_numbers_of_far_segments_do_not_wrap(self, dense: bool, even: bool) -> None:
+        """What 2^31 segments of 8 elements need; a layer of a grid (EVEN, not dense) has fewer than 2^16 programs."""
+        for far in (True, False):
+            ptx = segment_code(8, 1 << 20, "bfloat16", dense, 90, FAR=far, EVEN=even)["ptx"]
+            numbers = re.findall(r"mov\.u32 \t(%r\d+), %ctaid\.\w;", ptx)
+            taken = [line.split()[0] for line in ptx.splitlines() if any(re.search(rf", {r}\b", line) for r in numbers)]
+            assert any(re.match(r"(shl|mul\.lo|mad\.lo|add)\.\w*32", name) for name in taken) != far, taken
+
     def test_a_tensor_with_a_given_scale_waits_first(self, tmp_path: Path) -> None:
         constants = {"BLOCK": 2048, "CHUNKS": 1, "PARTIALS": 256, "DENSE": True, "EVEN": True}
         constants |= {"STATIC": True, "UE8M0": False, "START": int(Start.BEHIND_LOADS)}

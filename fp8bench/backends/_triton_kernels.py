@@ -170,6 +170,12 @@ def _store_scales(places, scale, there, AT_ONCE: tl.constexpr):
 
 
 @triton.jit
+def _program(AXIS: tl.constexpr, FAR: tl.constexpr):
+    """Its number, wide enough for what it is multiplied with: there may be 2^31 segments and more."""
+    return tl.program_id(AXIS).to(tl.int64) if FAR else tl.program_id(AXIS)
+
+
+@triton.jit
 def segments_kernel(  # noqa: C901 (constants decide when it is compiled)
     x,
     codes,
@@ -200,14 +206,14 @@ def segments_kernel(  # noqa: C901 (constants decide when it is compiled)
     column = tl.arange(0, WIDTH)[None, :]
     # Offsets in 32 bits as far as these reach: the fewer instructions until the first load, the sooner it starts.
     if DENSE:
-        first = tl.program_id(0) * ROWS
-        place = first.to(tl.int64) + line if FAR else first + line
+        first = _program(0, FAR) * ROWS
+        place = first + line
         source = (place * LENGTH)[:, None]
         target = source
     else:
-        group = tl.program_id(0).to(tl.int64) if FAR else tl.program_id(0)
-        first = tl.program_id(1) * ROWS if EVEN else (tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)) * ROWS
-        number = first.to(tl.int64) + line if FAR else first + line
+        group = _program(0, FAR)
+        first = _program(1, FAR) * ROWS if EVEN else (_program(1, FAR) + _program(2, FAR) * tl.num_programs(1)) * ROWS
+        number = first + line
         if PAIRS:
             group = group * 2 + (number & 1)
             number = number >> 1
