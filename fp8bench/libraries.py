@@ -31,7 +31,7 @@ DIGESTS = "SHA256SUMS"  # beside a compiled library: what its files were when th
 _TIMEOUT_S = 900.0
 _LOG_LINES = 60
 _HASH_LETTERS = 16
-_CONTENTS = "3"  # counts changes of what lies beside a library: its hash includes it
+_CONTENTS = "4"  # counts changes of what lies beside a library: its hash includes it
 _SPARE_BYTES = 1 << 20  # with less the disk is full
 
 # What every library needs, whatever its kernels ask for. Paths are kept out of it, so that the same sources give the

@@ -26,6 +26,11 @@ _INSTRUCTION_BYTES = 16  # since sm_70
 _FAT_CODE = 2  # kind of an entry that is a cubin
 
 
+_SYMBOL = struct.Struct("<I2xHQ8x")  # name, section (0: of another object), place there
+_RELOCATION = struct.Struct("<QIIq")  # place, kind, symbol, addend
+_RELOCATIONS = 4  # type of a section of relocations
+
+
 class Section(NamedTuple):
     """A section of an ELF file; `content` is empty where the file holds none."""
 
@@ -33,6 +38,9 @@ class Section(NamedTuple):
     size: int
     flags: int
     content: bytes
+    kind: int = 0
+    link: int = 0  # number of the section with the symbols of relocations, or with the names of symbols
+    about: int = 0  # number of the section that relocations are for
 
 
 def sections(elf: bytes) -> Iterator[Section]:
@@ -45,10 +53,10 @@ def sections(elf: bytes) -> Iterator[Section]:
         start = headers[names][4]
     except (struct.error, IndexError):
         return
-    for name, kind, flags, _, at, size, *_ in headers:
+    for name, kind, flags, _, at, size, link, about, *_ in headers:
         end = elf.find(b"\0", start + name)
         content = b"" if kind == _NO_BITS else elf[at : at + size]
-        yield Section(elf[start + name : end].decode(errors="replace"), size, flags, content)
+        yield Section(elf[start + name : end].decode(errors="replace"), size, flags, content, kind, link, about)
 
 
 def kernels(cubin: bytes) -> dict[str, str]:
@@ -83,8 +91,8 @@ class _Digest:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
-    def add(self, kind: str, section: Section) -> None:
-        content = hashlib.sha256(section.content).digest()
+    def add(self, kind: str, section: Section, references: bytes = b"") -> None:
+        content = hashlib.sha256(section.content + references).digest()
         self._parts.append(f"{kind}\0{section.size}\0".encode() + content)
 
     def hex(self, more: str = "") -> str:
@@ -149,13 +157,41 @@ def _entries(entries: bytes) -> Iterator[tuple[str, bytes]]:
 def host_code(objects: Iterable[bytes]) -> str:
     """Hash of the host code of object files before they are linked: what decides which kernel is launched, and how.
 
+    Instructions and data, and what they refer to: of a function or table only its relocation says which it is.
     A linked library will not do: where its code lies, and so its bytes, depends on the size of its kernels.
     """
     digests = []
     for content in objects:
-        digest = _Digest()
-        for section in sections(content):
-            if section.flags & _ALLOCATED and "nv" not in section.name.lower():  # what nvcc embeds has it in its name
-                digest.add(section.name, section)
+        digest, found = _Digest(), list(sections(content))
+        for number, section in enumerate(found):
+            if _is_host(section):
+                digest.add(section.name, section, _references(found, number))
         digests.append(digest.hex())
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _is_host(section: Section) -> bool:
+    return bool(section.flags & _ALLOCATED) and "nv" not in section.name.lower()  # what nvcc embeds has it in its name
+
+
+def _references(found: list[Section], number: int) -> bytes:
+    """What the section with this number refers to, and where: of each relocation place, kind, target and addend."""
+    told = []
+    for section in found:
+        if section.kind == _RELOCATIONS and section.about == number:
+            for place, kind, symbol, addend in _RELOCATION.iter_unpack(section.content):
+                told.append((place, kind, _target(found, found[section.link], symbol), addend))
+    return repr(sorted(told)).encode() if told else b""
+
+
+def _target(found: list[Section], symbols: Section, number: int) -> str:
+    """What a symbol stands for: its name where another object has it, else its place in a section of host code.
+
+    Names of this object's own may have a hash of the source in them (nvcc's of anonymous namespaces have), and what
+    nvcc embeds lies somewhere else with every kernel.
+    """
+    name, where, place = _SYMBOL.unpack_from(symbols.content, number * _SYMBOL.size)
+    if 0 < where < len(found):
+        return f"{found[where].name}+{place if _is_host(found[where]) else 0}"
+    names = found[symbols.link].content
+    return names[name : names.find(b"\0", name)].decode(errors="replace")

@@ -27,9 +27,10 @@ template <int kTimes> __global__ void scale(Job job) {
   __syncthreads();
   if (at < job.count) job.y[at] = held[threadIdx.x % 64] * kTimes;
 }
+namespace { __attribute__((noinline)) int grid_of(int count) { return count / 64; } }
 template <int kTimes> __global__ void shift(Job job) { if (threadIdx.x < job.count) job.y[threadIdx.x] += kTimes; }
 extern "C" void run(float *y, int count) {
-  scale<3><<<count / 64, 64>>>({y, count});
+  scale<3><<<grid_of(count), 64>>>({y, count});
   shift<5><<<1, 32>>>({y, count});
 }
 """
@@ -73,9 +74,46 @@ def test_one_changed_kernel_changes_its_own_hash_alone(compiled: Callable[[str],
 
 
 def test_another_launch_is_other_host_code(compiled: Callable[[str], bytes], plain: bytes) -> None:
-    changed = compiled(SOURCE.replace("count / 64, 64", "count / 32, 32"))
+    changed = compiled(SOURCE.replace("grid_of(count), 64", "grid_of(2 * count), 32"))
     assert _kernels(changed) == _kernels(plain)
     assert machine_code.host_code([changed]) != machine_code.host_code([plain])
+
+
+TABLES = """
+static const int first[8] = {1, 2, 3, 4, 5, 6, 7, 8}, second[8] = {8, 7, 6, 5, 4, 3, 2, 1};
+int one_way(const int *), other_way(const int *);
+extern "C" int *unused(void);
+int pick(int i, int j) { return one_way(first + i) * one_way(second + j); }
+"""
+
+
+@pytest.fixture(scope="module")
+def host_code(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Hash of C++ source compiled in a directory of its own."""
+    compiler = toolchain.find_cxx().command
+
+    def hash_(source: str) -> str:
+        folder = tmp_path_factory.mktemp("host")
+        (folder / "a.cpp").write_text(source)
+        subprocess.run([*compiler, "-O2", "-fPIC", "-c", "a.cpp", "-o", "a.o"], cwd=folder, check=True)
+        return machine_code.host_code([(folder / "a.o").read_bytes()])
+
+    return hash_
+
+
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("one_way(first", "other_way(first"), ("first + i) * one_way(second + j", "second + i) * one_way(first + j")],
+    ids=["function", "table"],
+)
+def test_what_host_code_refers_to_counts(host_code: Callable[[str], str], what: str, other: str) -> None:
+    """The same bytes but for relocations: another function, another table."""
+    assert host_code(TABLES.replace(what, other)) != host_code(TABLES)
+
+
+def test_host_code_does_not_change_with_names_and_places(host_code: Callable[[str], str]) -> None:
+    renamed = TABLES.replace("first", "renamed").replace("unused", "unused_too")
+    assert host_code(f"// Moved down.\n{renamed}") == host_code(TABLES)
 
 
 TRITON = """
