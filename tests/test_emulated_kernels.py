@@ -1,12 +1,15 @@
 """The CUDA kernels' own sources on the host: every element is read, reduced and written where it should.
 
-`tests/emulation` runs the threads of a block as fibers. What it cannot show (clusters, hardware conversion, order
-between kernels, speed) is for `ci/gpu/check_kernels.py` on a GPU.
+`tests/emulation` runs the threads of a block as fibers, and blocks that meet as processes, if asked. Copies come when
+they are waited for. What it cannot show (clusters, hardware conversion, order between kernels, speed) is for
+`ci/gpu/check_kernels.py` on a GPU.
 """
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,16 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> NativeLibrary:
     source = str(HERE / "emulation" / "library.cpp")
     subprocess.run([*toolchain.find_cxx().command, *flags, source, "-o", str(out)], check=True)
     return NativeLibrary(out)
+
+
+@pytest.fixture(scope="module")
+def emulation(library: NativeLibrary) -> ctypes.CDLL:
+    """What the library does not offer on a GPU: `tests/emulation/library.cpp`."""
+    found = ctypes.CDLL(str(library.path))
+    found.emulate_room.argtypes = [ctypes.c_uint, ctypes.c_uint64]
+    found.emulated_fetches.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+    found.emulated_shows.restype = found.emulated_fetches.restype = ctypes.c_uint64
+    return found
 
 
 def _input(case: Case, gap: int = 0, shift: int = 0) -> Tensor:
@@ -218,6 +231,70 @@ def test_blocks_that_meet(library: NativeLibrary, shape: tuple[int, int], dtype:
         _check(library, case, _input(case), flags=flags)
 
 
+# ---- a GPU whose calls overlap their neighbours ------------------------------------------------------------------
+
+
+@pytest.fixture
+def overlapping(emulation: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    """Compute capability 9.0 without clusters: kernels that would have some are refused."""
+    emulation.emulate_machine(1)
+    yield emulation
+    emulation.emulate_machine(0)
+
+
+OVERLAPPING = (
+    *(f"per-token/{dtype}/{size}" for dtype in DTYPES for size in ("9x896", "33x513", "130x256", "17x7168")),
+    *(
+        f"group-64-{order}/{dtype}/{size}"
+        for order in ("row", "col")
+        for dtype in DTYPES
+        for size in ("9x64", "67x576")
+    ),
+    *(f"group-{length}/bfloat16/{size}" for length in ("128-row", "128-col-ue8m0") for size in ("17x1024", "131x1024")),
+    "group-128-col/float32/67x1024",
+    "group-100-row/bfloat16/7x600",
+    "per-token-static/bfloat16/9x896",
+    "per-tensor/bfloat16/3x5",
+)
+
+
+@pytest.mark.parametrize("start", [0, 1 << 28, 2 << 28], ids=["table", "at-once", "behind-loads"])
+def test_tables_of_calls_that_overlap(library: NativeLibrary, overlapping: ctypes.CDLL, start: int) -> None:
+    for name in OVERLAPPING:
+        _check(library, case := Case.parse(name), _input(case), flags=start)
+    for flags, size in ((ONE_GRID, "3x1023"), (ONE_GRID, "16x1000"), (ONE_RING, "33x1016")):
+        _check(library, case := Case.parse(f"per-tensor/float16/{size}"), _input(case), flags=flags | start)
+    assert not overlapping.emulated_fetches(None, 0)
+
+
+def test_clusters_are_not_emulated(library: NativeLibrary, overlapping: ctypes.CDLL) -> None:
+    case = Case.parse("per-tensor/bfloat16/16x1024")
+    with pytest.raises(NativeError, match="LAUNCH_FAILED: a cluster"):
+        _check(library, case, _input(case))
+
+
+@pytest.mark.parametrize("length", [64, 128, 256])
+@pytest.mark.parametrize("order", ["row", "col"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_large_inputs_are_fetched_as_far_as_the_machine_holds_them(
+    library: NativeLibrary, overlapping: ctypes.CDLL, length: int, order: str, dtype: str
+) -> None:
+    """Whole segments, each once, of those that the first 2,048 threads load, 16 elements each."""
+    case = Case.parse(f"group-{length}-{order}/{dtype}/67x3072")  # a sixteenth of the threads 1,536 times, and more
+    x = _input(case)
+    _check(library, case, x)
+    pairs = torch.zeros(4096, 2, dtype=torch.int64)
+    places, sizes = pairs[: overlapping.emulated_fetches(pairs.data_ptr(), len(pairs))].T
+    segments, rest = (places - x.data_ptr()).unique() // (2 * length), (places - x.data_ptr()) % (2 * length)
+    assert len(segments) == len(places) == 2048 * 16 // length
+    assert (sizes == 2 * length).all()
+    assert (rest == 0).all()
+    assert segments.min() >= 0
+    assert segments.max() < x.numel() // length
+
+
+# ---- blocks that meet again and again ----------------------------------------------------------------------------
+
 # Steps of a thread, of 8 blocks: fewer than are asked for ahead, as many, as many as the ring holds, and more.
 RING_STEPS = {"bfloat16": (7, 8, 9, 14, 15, 29), "float16": (1, 13), "float32": (14, 23)}
 
@@ -242,6 +319,41 @@ def test_blocks_that_meet_again_and_again(library: NativeLibrary) -> None:
                     _meet(library, case, workspace, shape)
                     meetings += case.dtype == "bfloat16"
                     assert (_halves(workspace)[:, BLOCKS + 1] == meetings).all()
+
+
+def _meet_together(library: NativeLibrary, emulation: ctypes.CDLL, room: int, seed: int, workspace: Tensor) -> int:
+    """Of the eight blocks of a tensor, `room` run at a time. How many shows there are of the largest of a block."""
+    case = Case.parse(f"per-tensor/{DTYPES[seed % 2 * 2]}/{('4x1024', '32x511')[seed // 2 % 2]}")
+    x = tensors.random_input(case, "cpu", seed)
+    x.view(-1)[seed * 7919 % x.numel()] = (torch.nan, 1e4, -3e4, torch.inf)[seed % 4]
+    codes, scales = torch.empty(x.shape, dtype=torch.uint8), tensors.empty_scales(case.scheme, *x.shape, "cpu")
+    args = arguments(case.scheme, x, codes.share_memory_(), scales.share_memory_())
+    args.workspace, args.flags = workspace.data_ptr(), ONE_GRID | 4 << 8 | 4 << 16
+    emulation.emulate_room(room, seed)
+    try:
+        library.quantize(args)
+    finally:
+        emulation.emulate_room(0, 0)
+    expected_codes, expected_scales = reference.quantize(x, case.scheme)
+    assert torch.equal(codes, expected_codes)
+    assert torch.equal(scales.nan_to_num(nan=-7.0), expected_scales.nan_to_num(nan=-7.0))
+    return emulation.emulated_shows() // COPIES
+
+
+@pytest.mark.parametrize("room", [8, 6, 3])
+def test_blocks_that_meet_at_the_same_time(library: NativeLibrary, emulation: ctypes.CDLL, room: int) -> None:
+    """In any order, in one workspace; where some do not run, those that do look for what is missing."""
+    workspace = _zeros(library).share_memory_()
+    for seed in range(1, 9):
+        _meet_together(library, emulation, room, seed, workspace)
+    assert (_halves(workspace)[:, BLOCKS + 1] == 4).all()
+
+
+def test_blocks_that_help_begin_at_different_places(library: NativeLibrary, emulation: ctypes.CDLL) -> None:
+    """Four of eight are missing, four look for them in step: each is found once."""
+    workspace = _zeros(library).share_memory_()
+    _pass(workspace, 1)  # not the meeting in which all words are renewed
+    assert _meet_together(library, emulation, 4, 0, workspace) == 8 + 4
 
 
 COPIES, BLOCKS, SCRATCH = 8, 256, 4096  # kCopies, kMostMeeting of csrc/cuda/meeting.cuh; what comes before
