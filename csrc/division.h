@@ -50,13 +50,16 @@ struct DivisionByOwnScale {
 // By such a scale, of 16-bit elements, whose largest magnitude it was computed from: two operations an element.
 //
 // 1 / scale is the sum of two floats, good for 40 bits. The upper one is below it, so that the lower one is positive
-// and the sum of the products keeps the sign of a zero. Proof by exhaustion: all largest magnitudes, all elements.
+// and the sum of the products keeps the sign of a zero. Proof by exhaustion: all largest magnitudes, all elements, all
+// estimates within one unit in the last place.
 struct DivisionOfHalves {
   float upper, lower;
 
   DivisionOfHalves() = default;
-  FP8BENCH_MEMBER explicit DivisionOfHalves(float divisor) {
-    upper = float_of(bits_of(estimated_reciprocal(divisor)) - 2);
+  FP8BENCH_MEMBER explicit DivisionOfHalves(float divisor)
+      : DivisionOfHalves(divisor, estimated_reciprocal(divisor)) {}
+  FP8BENCH_MEMBER DivisionOfHalves(float divisor, float estimate) { // of 1 / divisor
+    upper = float_of(bits_of(estimate) - 2);
     lower = fused_multiply_add(-divisor, upper, 1.0f) * upper;
   }
 

@@ -42,13 +42,13 @@ long wrong_scales() {
 }
 
 // Elements of a 16-bit dtype that DivisionOfHalves gives another code than division does, by the scale of each largest
-// magnitude. values: its magnitudes in ascending order.
-long wrong_halves(const float *values, long count) {
+// magnitude. values: its magnitudes in ascending order. off: of the estimated reciprocal, units in the last place.
+long wrong_halves(const float *values, long count, int off) {
   long wrong = 0;
   for (long largest = 0; largest < count; ++largest) {
     const float scale = dynamic_scale(values[largest], nullptr, false);
     if (scale == kMinScale && largest + 1 < count && values[largest + 1] / kFp8Max < kMinScale) continue; // the same
-    const DivisionOfHalves divided(scale);
+    const DivisionOfHalves divided(scale, float_of(bits_of(estimated_reciprocal(scale)) + off));
     for (long i = 0; i <= largest; ++i) wrong += encode(divided(values[i])) != encode(values[i] / scale);
   }
   return wrong;
