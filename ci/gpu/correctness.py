@@ -3,7 +3,7 @@ places in memory, launch shapes, and kernels that depend on each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -336,6 +336,20 @@ def check_order(kernels: Kernels) -> Iterator[tuple[str, str | None]]:
     for name in ("per-tensor", "per-token", "group-64-row", "group-128-col"):
         for tokens, hidden in ((1, 4096), (16, 8192), (128, 4096), (1024, 8192)):
             yield f"chain of {name} {tokens}x{hidden}", _chain(kernels, Scheme.parse(name), tokens, hidden)
+    two = forced(cluster=TWO_KERNELS)
+    for name, tokens, hidden, flags in (
+        ("per-tensor", 256, 2048, two),
+        ("per-tensor", 256, 2048, two | NO_PDL),
+        ("per-tensor-ue8m0", 256, 2048, 0),
+        ("per-tensor-ue8m0", 256, 2048, NO_PDL),
+        ("per-tensor", 257, 2047, two),
+        ("per-tensor", 64, 4096, 0),
+        ("per-token", 64, 4096, 0),
+        ("group-64-col", 64, 4096, 0),
+    ):
+        what = f"{name} {tokens}x{hidden} flags={flags:#x}"
+        yield f"x changed in place, {what}", _changed_in_place(kernels, Scheme.parse(name), tokens, hidden, flags)
+        yield f"to and fro, {what}", _to_and_fro(kernels, Scheme.parse(name), tokens, hidden, flags)
 
 
 def check_fetching(kernels: Kernels) -> Iterator[tuple[str, str | None]]:
@@ -406,6 +420,84 @@ def _chain(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int) -> str | 
                 return f"scales differ in step {index}"
             x = wanted.view(torch.bfloat16)
     return None
+
+
+CHANGES = 6  # of x
+RETURNS = 4  # from one buffer to the other; with more nothing changes any more
+REPLAYS = 20
+
+
+def _captured(body: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """A graph of `body`, which has run once before, so that everything is loaded."""
+    body()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    return graph
+
+
+def _changed_in_place(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int, flags: int) -> str | None:
+    """One call, and x overwritten before each: no call may still read what was there, or already the next."""
+    sources = [torch.randn(tokens, hidden, device="cuda").bfloat16() * 2.0**step for step in range(CHANGES)]
+    x = torch.empty_like(sources[0])
+    codes, scales = _outputs(scheme, tokens, hidden)
+    call = kernels.bind(scheme, x, codes, scales, flags=flags)
+    kept = [torch.empty_like(tensor) for _ in sources for tensor in (codes, scales)]
+    wanted = [tensor for source in sources for tensor in reference.quantize(source, scheme)]
+
+    def body() -> None:
+        for step, source in enumerate(sources):
+            x.copy_(source)
+            call()
+            kept[2 * step].copy_(codes)
+            kept[2 * step + 1].copy_(scales)
+
+    return _first_wrong_replay(_captured(body), kept, wanted)
+
+
+def _to_and_fro(kernels: Kernels, scheme: Scheme, tokens: int, hidden: int, flags: int) -> str | None:
+    """Calls and nothing between them: each reads codes of the one before, and writes over what that one read.
+
+    Codes go to the last half of the other buffer. Each call has scales of its own, which tell what it read.
+    """
+    generator = torch.Generator().manual_seed(8)
+    start = [torch.randn(tokens, hidden, generator=generator).bfloat16() for _ in range(2)]
+    buffers, expected = [values.cuda() for values in start], [values.clone() for values in start]
+    fresh = [values.cuda() for values in start]
+    scales, wanted_scales, calls = [], [], []
+    for number in range(2 * RETURNS):
+        source, target = number % 2, 1 - number % 2
+        scales.append(_outputs(scheme, tokens, hidden)[1])
+        calls.append(kernels.bind(scheme, buffers[source], _last_half(buffers[target]), scales[-1], flags=flags))
+        codes, of_step = reference.quantize(expected[source], scheme)
+        _last_half(expected[target]).copy_(codes)
+        wanted_scales.append(of_step)
+
+    def body() -> None:
+        for values, first in zip(buffers, fresh, strict=True):
+            values.copy_(first)
+        for call in calls:
+            call()
+
+    return _first_wrong_replay(_captured(body), [*scales, *buffers], [*wanted_scales, *expected])
+
+
+def _first_wrong_replay(graph: torch.cuda.CUDAGraph, found: list[Tensor], wanted: list[Tensor]) -> str | None:
+    """Replays a graph over and over; which of the tensors that it makes differ from the wanted ones."""
+    on_gpu = [tensor.cuda() for tensor in wanted]
+    for replay in range(REPLAYS):
+        graph.replay()
+        torch.cuda.synchronize()
+        for index, (tensor, expected) in enumerate(zip(found, on_gpu, strict=True)):
+            if not torch.equal(tensor.contiguous().view(torch.uint8), expected.contiguous().view(torch.uint8)):
+                return f"tensor {index} of {len(found)} differs in replay {replay}"
+    return None
+
+
+def _last_half(values: Tensor) -> Tensor:
+    """The last half of the bytes of (tokens, hidden) 16-bit elements, as (tokens, hidden) codes."""
+    return values.view(torch.uint8).view(-1)[values.numel() :].view(values.shape)
 
 
 def _outputs(scheme: Scheme, tokens: int, hidden: int) -> tuple[Tensor, Tensor]:
