@@ -12,6 +12,7 @@ from nights import make_night
 from fp8bench import devices, stages, timeline
 from fp8bench.cli import main
 from fp8bench.config import Config
+from fp8bench.errors import RunDirError
 from fp8bench.rundir import RunDir
 from fp8bench.timeline import Timeline, Took
 
@@ -61,7 +62,7 @@ def test_what_fails_is_not_noted(tmp_path: Path) -> None:
     config = Config(home=tmp_path)
     night = make_night(config.runs_dir / "night", "clean", config=config, until="check")
     (night / "check.json").write_text("{")
-    with pytest.raises(stages.Fp8BenchError):
+    with pytest.raises(RunDirError):
         stages.run_stage("time", night, config)
     assert timeline.read(RunDir(night)).stages == ()
 

@@ -51,7 +51,8 @@ def compose(run_dir: Path, config: Config) -> list[Path]:
     if any(planned.kind == "digest" for planned in plan.mails):
         finished.append(Finished(digest.build(config, night.prepared.created)))
     written = [_keep(run_dir, number, entry) for number, entry in enumerate(finished, start=1)]
-    records.write_bytes(b"", RunDir(run_dir).composed)
+    if not (mark := RunDir(run_dir).composed).exists():
+        records.write_bytes(b"", mark)
     return written
 
 

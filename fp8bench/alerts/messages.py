@@ -95,7 +95,7 @@ def no_verdict(run_dir: Path, config: Config, why: str) -> Message:
     title = wording.one_line(f"{TAG} NO VERDICT: {why}")
     return Message(
         subject=title,
-        to=config.mail.operators or config.mail.to,
+        to=config.mail.about_machines,
         text=template("mail/mail.txt.j2").render(mail=mail),
         html=template("mail/mail.html.j2").render(mail=mail, title=title),
         cause="no verdict",
