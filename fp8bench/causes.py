@@ -265,9 +265,16 @@ def recovered(ledger: Ledger, standing: Standing, run_id: str) -> Ledger:
     return ledger.with_standing(standing.model_copy(update={"recovered": run_id, "decision": keeps}))
 
 
-def without_old(ledger: Ledger, now: datetime) -> Ledger:
-    """The ledger without causes that recovered long ago and that nobody decided anything about."""
-    kept = [entry for entry in ledger.causes if entry.is_open or entry.decision or now - entry.seen < FORGET_AFTER]
+def without_old(ledger: Ledger, now: datetime, run_id: str) -> Ledger:
+    """The ledger without causes that recovered long ago and that nobody decided anything about.
+
+    What night `run_id` cleared stays, however long ago it was seen last: its mail is still to be written.
+    """
+
+    def is_kept(entry: Standing) -> bool:
+        return entry.is_open or bool(entry.decision) or entry.recovered == run_id or now - entry.seen < FORGET_AFTER
+
+    kept = [entry for entry in ledger.causes if is_kept(entry)]
     return ledger.model_copy(update={"causes": tuple(kept)})
 
 

@@ -191,7 +191,10 @@ def read_launch(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise RunDirError(f"{path} is damaged ({error}): delete it and run the time stage again.") from None
+        name = path.parent.name  # of a shard that screened, or `confirm-` and its number
+        mark = f"time-{name}.json" if name.isdigit() else f"{name}.json"
+        told = f"delete it and {mark}, and run the night again: what else was measured stays"
+        raise RunDirError(f"{path} is damaged ({error}): {told}.") from None
 
 
 def _undropped(samples: pd.DataFrame) -> pd.DataFrame:

@@ -463,6 +463,16 @@ def test_the_same_night_says_the_same_whatever_happened_since(nights):
     assert nights.standing().recovered
 
 
+def test_what_recovers_after_months_is_told_before_it_is_forgotten(nights):
+    """Nothing measured its cells meanwhile, so it stayed open."""
+    nights.run()
+    nights.day += 120
+    assert kinds(nights.run("clean")[1]) == ["RECOVERED"]
+    nights.day += 120
+    nights.run("clean")
+    assert causes.read(nights.home).causes == ()
+
+
 @pytest.mark.parametrize("kind", ["silenced", "accepted"])
 def test_a_decision_keeps_a_cause_quiet_until_it_worsens(kind, nights):
     nights.run(change=slower(0.10))

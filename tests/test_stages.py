@@ -86,7 +86,7 @@ def test_damaged_samples_are_told(tmp_path: Path, settings: Config) -> None:
     run = RunDir(make_night(tmp_path / "night", until="time", config=settings))
     victim = next(run.samples.glob("*/*.parquet"))
     victim.write_bytes(victim.read_bytes()[:100])
-    with pytest.raises(RunDirError, match=f"{victim.name} is damaged .* run the time stage again"):
+    with pytest.raises(RunDirError, match=f"{victim.name} is damaged .*: delete it and time-0.json"):
         stages.run_stage("judge", run.path, settings)
 
 

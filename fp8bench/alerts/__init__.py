@@ -194,7 +194,7 @@ def _after(night: Night, ledger: Ledger, plan: Alerts) -> Ledger:
     told = any(planned.kind == "shifted" for planned in plan.mails)
     shifts = _shifts_after(night, ledger)
     update = {"digest_week": week, "shifts": shifts, "shift_sizes": _sizes_after(night, ledger, set(shifts), told)}
-    return causes.without_old(ledger.model_copy(update=update), prepared.created)
+    return causes.without_old(ledger.model_copy(update=update), prepared.created, prepared.run_id)
 
 
 def _shifts_after(night: Night, ledger: Ledger) -> dict[str, datetime]:
