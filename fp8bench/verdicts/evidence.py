@@ -171,7 +171,8 @@ class Evidence:
         if failures := self.failures.get(cell):
             first, screening = failures[0], self.launches.screening
             others = int(screening[cell].notna().sum()) if cell in screening else 0
-            return f"{first.status} in launch {first.launch} ({first.detail}), and not in {others} others"
+            launches = ", ".join(str(failure.launch) for failure in failures)
+            return f"{first.status} in launch {launches} ({first.detail}), and not in {others} others"
         return self.unsteady.get(cell, "")
 
     def _not_correct(self, cell: Cell) -> Settled | None:
